@@ -1,0 +1,131 @@
+/* Packs: the deduplicated, compressed content.
+ *
+ * A pack is a file `packs/%08x.pack`, written once and then immutable: header, zstd frames of up to
+ * 16 blocks (groups), a group table of 4 KiB pages, the fingerprints sorted by SHA-256, a footer.
+ * Byte by byte in docs/format.md.
+ *
+ * Reading is split so that reactors can do it without blocking: this module says what to read and
+ * verifies and decodes it (pure functions), the caller does the I/O and the caching:
+ *
+ *   place -> gild_pack_table_page -> [read or cache 4 KiB] -> gild_pack_table_verify
+ *         -> gild_pack_table_entry -> [read frame] -> gild_pack_decode -> 16 blocks
+ *
+ * Writing is an ingest: a stream of blocks in, a place for each out, in order; hashing and
+ * compressing run on an ordered pool whose output is the same, byte for byte, as its serial twin
+ * (threads = 0). */
+#ifndef GILD_PACK_H
+#define GILD_PACK_H
+
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdint.h>
+
+#include "gild/error.h"
+
+#define GILD_GROUP_BYTES (64u << 10)
+#define GILD_PACK_PAGE_BYTES 4096u
+#define GILD_FINGERPRINT_BYTES 32u
+
+struct gild_packs; /* the sealed packs of one store, and their fingerprints */
+
+/* directory: the store's packs folder (exists). store_id: 16 bytes, in every header. */
+int gild_packs_create(struct gild_packs **out, const char *directory, const uint8_t store_id[16],
+                      struct gild_error *error);
+void gild_packs_destroy(struct gild_packs *packs);
+
+/* Opens a sealed pack: verifies header, footer, and the footer's checks of table and fingerprints'
+ * bounds (not the frames). GILD_CORRUPT with a sentence that names the file. Any thread. */
+int gild_packs_add(struct gild_packs *packs, uint32_t pack_id, struct gild_error *error);
+
+/* Forgets and unlinks a pack; the caller knows that nothing reaches it and no read is in flight. */
+int gild_packs_remove(struct gild_packs *packs, uint32_t pack_id, struct gild_error *error);
+
+struct gild_packs_totals {
+    uint64_t packs, groups, blocks, file_bytes;
+    uint64_t index_memory_bytes;
+};
+void gild_packs_get_totals(struct gild_packs *packs, struct gild_packs_totals *totals);
+
+/* ---- reading (any thread, wait-free against add; O_DIRECT descriptors) ----------------------- */
+
+struct gild_pack_page {
+    int fd;
+    uint64_t file_offset; /* of a 4 KiB page, 4 KiB aligned */
+    uint32_t page;        /* cache position */
+    uint32_t index;       /* of the group's entry in the page */
+};
+/* -ENOENT for an unknown pack, -EUCLEAN for a group that it does not have. */
+int gild_pack_table_page(struct gild_packs *packs, uint32_t pack_id, uint32_t group,
+                         struct gild_pack_page *where);
+
+/* 0, or -EBADMSG: wrong magic, pack, page number or check. */
+int gild_pack_table_verify(const void *page, uint32_t pack_id, uint32_t page_number);
+
+struct gild_pack_frame {
+    uint64_t file_offset; /* where the frame's bytes are */
+    uint32_t bytes;
+    uint32_t blocks; /* 1..16 */
+    uint64_t check;  /* XXH3-64 of the frame's bytes, seeded with pack and group */
+    /* The 4 KiB aligned read that covers the frame, for O_DIRECT. */
+    uint64_t read_offset;
+    uint32_t read_bytes; /* at most GILD_GROUP_BYTES + 2 * 4096 */
+};
+/* 0, or -EUCLEAN for an entry whose offsets make no sense. */
+int gild_pack_table_entry(const void *page, uint32_t pack_id, uint32_t group, uint32_t index,
+                          struct gild_pack_frame *frame);
+
+/* Verifies and decompresses a frame into `out` (GILD_GROUP_BYTES; what lies past the frame's blocks
+ * is zeroed). `bytes` points at frame->file_offset's byte. 0 or -EBADMSG. Uses a thread-local zstd
+ * context. */
+int gild_pack_decode(const void *bytes, const struct gild_pack_frame *frame, uint32_t pack_id,
+                     uint32_t group, void *out);
+
+/* ---- writing --------------------------------------------------------------------------------- */
+
+struct gild_ingest;
+
+struct gild_ingest_options {
+    unsigned threads;           /* workers of the ordered pool; 0 = serial, in the caller */
+    int level;                  /* zstd, 0 = 3 */
+    uint64_t pack_target_bytes; /* a pack is sealed past this size; 0 = 512 MiB */
+    /* Gives the number of the next new pack (unique for ever in the store); 0 or -errno. */
+    int (*next_pack_id)(void *context, uint32_t *pack_id);
+    /* Says where the block that was added under `tag` is; called in the order of adding, on the
+     * thread that calls add or finish. check: low 32 bits of XXH3-64 of the block. fingerprint: its
+     * SHA-256. Non-zero ends the ingest. */
+    int (*placed)(void *context, uint64_t tag, uint64_t place, uint32_t check,
+                  const uint8_t fingerprint[GILD_FINGERPRINT_BYTES]);
+    void *context;
+};
+
+int gild_ingest_create(struct gild_ingest **out, struct gild_packs *packs,
+                       const struct gild_ingest_options *options, struct gild_error *error);
+
+/* Adds `count` blocks of 4 KiB with tags tag, tag + 1, ...; copies what it must keep. The caller
+ * has dropped zero blocks already. May block for the pool. 0 or -errno (ENOSPC: nothing is lost,
+ * abort). */
+int gild_ingest_add(struct gild_ingest *ingest, const void *blocks, size_t count, uint64_t tag);
+
+/* Flushes the last group, seals and syncs the last pack and the folder, adds the new packs to the
+ * set. After this all `placed` calls have been made and everything is durable. */
+int gild_ingest_finish(struct gild_ingest *ingest, struct gild_error *error);
+
+struct gild_ingest_totals {
+    uint64_t blocks_in, blocks_new, frame_bytes;
+    uint32_t pack_count;      /* new packs */
+    const uint32_t *pack_ids; /* the ingest's own storage */
+};
+void gild_ingest_get_totals(const struct gild_ingest *ingest, struct gild_ingest_totals *totals);
+
+/* Frees; if not finished, or if `keep` is false, the new packs are forgotten and unlinked. */
+void gild_ingest_destroy(struct gild_ingest *ingest, bool keep);
+
+/* ---- for check ------------------------------------------------------------------------------- */
+
+/* Reads a sealed pack whole: every table page, frame check, and (deep) every block's SHA-256
+ * against the fingerprints. One sentence per finding. Returns 0, -EUCLEAN with findings, or -errno.
+ */
+int gild_pack_check(struct gild_packs *packs, uint32_t pack_id, bool deep,
+                    void (*found)(void *context, const char *sentence), void *context);
+
+#endif
