@@ -1,0 +1,176 @@
+/* Opening, reading and walking sealed maps. Everything read is verified before it is believed: the
+ * file may be truncated, foreign or rotten, and then it is refused by name. Blocking; the opened
+ * map is immutable and may be read by any thread. */
+#include "map/sealed.h"
+
+#include <errno.h>
+#include <fcntl.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+#include "map/format.h"
+
+static int read_page(int fd, uint64_t page, void *buffer) {
+    size_t done = 0;
+    while (done < GILD_NODE_BYTES) {
+        ssize_t n = pread(fd, (char *)buffer + done, GILD_NODE_BYTES - done,
+                          (off_t)(page * GILD_NODE_BYTES + done));
+        if (n < 0 && errno == EINTR)
+            continue;
+        if (n < 0)
+            return -errno;
+        if (n == 0)
+            return -EBADMSG;
+        done += (size_t)n;
+    }
+    return 0;
+}
+
+static int page_alloc(void **out) {
+    return posix_memalign(out, GILD_NODE_BYTES, GILD_NODE_BYTES) ? -ENOMEM : 0;
+}
+
+static int read_ends(struct gild_sealed_map *map, const uint8_t store_id[16], void *page,
+                     struct map_footer *footer) {
+    struct stat st;
+    if (fstat(map->fd, &st) != 0)
+        return -errno;
+    uint64_t pages = (uint64_t)st.st_size / GILD_NODE_BYTES;
+    if (pages < 2)
+        return -EBADMSG;
+    int err = read_page(map->fd, 0, page);
+    if (err)
+        return err;
+    const struct map_header *header = page;
+    if (header->magic != MAP_HEADER_MAGIC || header->map_id != map->map_id ||
+        header->check != map_page_check(page, map->map_id) ||
+        memcmp(header->store_id, store_id, 16) != 0)
+        return -EBADMSG;
+    if (header->version != MAP_FORMAT_VERSION || header->incompatible != 0)
+        return -ENOTSUP;
+    map->size_bytes = header->size_bytes;
+    err = read_page(map->fd, pages - 1, page);
+    if (err)
+        return err;
+    memcpy(footer, page, sizeof *footer);
+    uint64_t dirs = gild_dirs_of(map->size_bytes);
+    if (footer->magic != MAP_FOOTER_MAGIC || footer->map_id != map->map_id ||
+        footer->check != map_page_check(page, map->map_id) || footer->pages != pages ||
+        footer->root_count > pages || footer->root_page > pages - footer->root_count ||
+        dirs > UINT32_MAX ||
+        (footer->root_page && footer->root_count != (dirs + GILD_DIR_REFS - 1) / GILD_DIR_REFS))
+        return -EBADMSG;
+    map->data_blocks = footer->data_blocks;
+    memcpy(map->content_hash, footer->content_hash, 32);
+    map->dir_count = (uint32_t)dirs;
+    return 0;
+}
+
+static int read_directories(struct gild_sealed_map *map, const struct map_footer *footer,
+                            struct gild_dir *root) {
+    map->dirs = calloc(map->dir_count ? map->dir_count : 1, sizeof(struct gild_dir *));
+    if (!map->dirs)
+        return -ENOMEM;
+    for (uint64_t r = 0; footer->root_page && r < footer->root_count; r++) {
+        int err = read_page(map->fd, footer->root_page + r, root);
+        if (!err)
+            err = gild_node_verify(root, GILD_NODE_ROOT, map->map_id, r);
+        if (err)
+            return err;
+        for (uint64_t i = 0; i < GILD_DIR_REFS; i++) {
+            uint64_t dir = r * GILD_DIR_REFS + i;
+            if (!root->ref[i])
+                continue;
+            if (dir >= map->dir_count || root->ref[i] >= footer->pages)
+                return -EBADMSG;
+            void *page;
+            if ((err = page_alloc(&page)))
+                return err;
+            map->dirs[dir] = page;
+            err = read_page(map->fd, root->ref[i], page);
+            if (!err)
+                err = gild_node_verify(page, GILD_NODE_DIR, map->map_id, dir);
+            for (uint32_t j = 0; !err && j < GILD_DIR_REFS; j++)
+                if (map->dirs[dir]->ref[j] >= footer->pages)
+                    err = -EBADMSG;
+            if (err)
+                return err;
+        }
+    }
+    return 0;
+}
+
+int gild_sealed_open(struct gild_sealed_map **out, const char *directory,
+                     const uint8_t store_id[16], uint64_t map_id, struct gild_error *error) {
+    char path[4096];
+    snprintf(path, sizeof path, "%s/%016llx.map", directory, (unsigned long long)map_id);
+    struct gild_sealed_map *map = calloc(1, sizeof *map);
+    void *page = NULL;
+    if (!map || page_alloc(&page)) {
+        free(map);
+        return gild_fail(error, GILD_FAILED, ENOMEM, "no memory to open the map %s", path);
+    }
+    map->map_id = map_id;
+    map->fd = open(path, O_RDONLY | O_CLOEXEC | O_DIRECT);
+    if (map->fd < 0 && errno == EINVAL)
+        map->fd = open(path, O_RDONLY | O_CLOEXEC);
+    struct map_footer footer;
+    int err = map->fd < 0 ? -errno : read_ends(map, store_id, page, &footer);
+    if (!err)
+        err = read_directories(map, &footer, page);
+    free(page);
+    if (!err) {
+        *out = map;
+        return 0;
+    }
+    gild_sealed_close(map);
+    if (err == -EBADMSG)
+        return gild_fail(
+            error, GILD_CORRUPT, EBADMSG,
+            "the map file %s is damaged: restore it from a backup, or delete the image "
+            "version that it belongs to",
+            path);
+    if (err == -ENOTSUP)
+        return gild_fail(error, GILD_FAILED, ENOTSUP,
+                         "the map file %s has a newer format: use a newer gild", path);
+    return gild_fail(error, gild_code_of_errno(-err), -err, "the map file %s can not be read: %s",
+                     path, strerror(-err));
+}
+
+void gild_sealed_close(struct gild_sealed_map *map) {
+    if (!map)
+        return;
+    for (uint32_t i = 0; map->dirs && i < map->dir_count; i++)
+        free(map->dirs[i]);
+    free(map->dirs);
+    if (map->fd >= 0)
+        close(map->fd);
+    free(map);
+}
+
+int gild_sealed_walk(const struct gild_sealed_map *map, gild_sealed_visit *visit, void *context) {
+    void *page;
+    int err = page_alloc(&page);
+    if (err)
+        return err;
+    for (uint64_t dir = 0; dir < map->dir_count && !err; dir++) {
+        if (!map->dirs[dir])
+            continue;
+        for (uint64_t i = 0; i < GILD_DIR_REFS && !err; i++) {
+            uint64_t leaf = dir * GILD_DIR_REFS + i;
+            uint64_t at = map->dirs[dir]->ref[i];
+            if (!at)
+                continue;
+            err = read_page(map->fd, at, page);
+            if (!err)
+                err = gild_node_verify(page, GILD_NODE_LEAF, map->map_id, leaf);
+            if (!err)
+                err = visit(context, leaf, page);
+        }
+    }
+    free(page);
+    return err;
+}
