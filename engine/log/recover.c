@@ -1,0 +1,205 @@
+/* See recover.h. Two passes: the first hops over batch headers of every segment that was not yet
+ * full at the checkpoint, the second reads the batches above the checkpoint in order and verifies
+ * their payload. What it reads is bounded by what was written since the checkpoint, not by the
+ * store. */
+#include "log/recover.h"
+
+#include <errno.h>
+#include <inttypes.h>
+#include <stdlib.h>
+#include <string.h>
+#include <unistd.h>
+
+struct found {
+    uint64_t stream, lsn, check, previous_check, durable_lsn;
+    struct gild_segment *segment;
+    uint32_t offset, payload_blocks;
+};
+
+struct recovery {
+    struct gild_segments *segments;
+    const uint8_t *store_id;
+    struct gild_recover_stream *streams;
+    size_t stream_count;
+    struct found *found;
+    size_t count, room;
+    uint8_t *buffer; /* one batch */
+    struct gild_recover_totals *totals;
+    int err;
+};
+
+static int read_at(int fd, void *buffer, size_t length, uint64_t offset) {
+    size_t done = 0;
+    while (done < length) {
+        ssize_t n = pread(fd, (char *)buffer + done, length - done, (off_t)(offset + done));
+        if (n < 0 && errno == EINTR)
+            continue;
+        if (n <= 0)
+            return n < 0 ? -errno : -EBADMSG;
+        done += (size_t)n;
+    }
+    return 0;
+}
+
+static struct gild_recover_stream *stream_of(struct recovery *r, uint64_t stream) {
+    for (size_t i = 0; i < r->stream_count; i++)
+        if (r->streams[i].stream == stream)
+            return &r->streams[i];
+    return NULL;
+}
+
+static int note(struct recovery *r, struct gild_segment *segment,
+                const struct gild_batch_header *header) {
+    if (r->count == r->room) {
+        size_t room = r->room ? 2 * r->room : 1024;
+        struct found *grown = realloc(r->found, room * sizeof *grown);
+        if (!grown)
+            return -ENOMEM;
+        r->found = grown;
+        r->room = room;
+    }
+    r->found[r->count++] = (struct found){
+        .stream = header->stream,
+        .lsn = header->lsn,
+        .check = header->check,
+        .previous_check = header->previous_check,
+        .durable_lsn = header->durable_lsn,
+        .segment = segment,
+        .offset = header->offset,
+        .payload_blocks = header->payload_blocks,
+    };
+    return 0;
+}
+
+/* First pass over one segment: hops from header to header. */
+static int scan_segment(void *context, struct gild_segment *segment) {
+    struct recovery *r = context;
+    if (segment->state == GILD_SEGMENT_FULL)
+        return 0;
+    struct gild_batch_header *header = (void *)r->buffer;
+    uint32_t offset = 1;
+    bool begun = false;
+    while (offset < GILD_SEGMENT_BLOCKS) {
+        int err = read_at(segment->fd, header, GILD_LOG_BLOCK, (uint64_t)offset * GILD_LOG_BLOCK);
+        if (err)
+            return err;
+        if (!gild_batch_valid(header, r->store_id, segment->serial, offset))
+            break;
+        if (!begun) {
+            segment->stream = header->stream;
+            segment->first_lsn = header->lsn;
+        }
+        begun = true;
+        segment->last_lsn = header->lsn;
+        if (stream_of(r, header->stream) && (err = note(r, segment, header)))
+            return err;
+        offset += 1 + header->payload_blocks;
+    }
+    if (begun || segment->state == GILD_SEGMENT_OPEN) {
+        atomic_store(&segment->taken, true);
+        atomic_store(&segment->closed, true); /* a new stream never goes on in it */
+        r->totals->segments++;
+    }
+    return 0;
+}
+
+static int by_order(const void *a, const void *b) {
+    const struct found *x = a, *y = b;
+    if (x->stream != y->stream)
+        return x->stream < y->stream ? -1 : 1;
+    return x->lsn < y->lsn ? -1 : x->lsn > y->lsn;
+}
+
+static bool payload_good(const struct gild_batch_header *header, const uint8_t *payload) {
+    for (uint32_t i = 0, at = 0; i < header->entry_count; i++) {
+        const struct gild_log_entry *entry = &header->entries[i];
+        if (entry->kind != GILD_ENTRY_DATA && entry->kind != GILD_ENTRY_NODE)
+            continue;
+        if (at == header->payload_blocks ||
+            entry->check != gild_log_check(payload + (size_t)at * GILD_LOG_BLOCK, header->serial,
+                                           entry->delta, entry->block))
+            return false;
+        at++;
+    }
+    return true;
+}
+
+/* Second pass over one stream: found[first .. last) are its batches by LSN. */
+static int replay_stream(struct recovery *r, struct gild_recover_stream *stream, size_t first,
+                         size_t last, gild_recover_visit *visit, void *context,
+                         struct gild_error *error) {
+    stream->durable_lsn = stream->checkpoint_lsn;
+    for (size_t i = first; i < last; i++)
+        if (r->found[i].durable_lsn > stream->durable_lsn)
+            stream->durable_lsn = r->found[i].durable_lsn;
+    uint64_t next = stream->checkpoint_lsn + 1;
+    const struct found *before = NULL;
+    for (size_t i = first; i < last; i++) {
+        const struct found *found = &r->found[i];
+        if (found->lsn < next) {
+            before = found;
+            continue;
+        }
+        if (found->lsn != next || (before && found->previous_check != before->check))
+            break;
+        struct gild_batch_header *header = (void *)r->buffer;
+        int err = read_at(found->segment->fd, r->buffer,
+                          (1u + found->payload_blocks) * (size_t)GILD_LOG_BLOCK,
+                          (uint64_t)found->offset * GILD_LOG_BLOCK);
+        if (err)
+            return gild_fail(error, GILD_FAILED, -err,
+                             "log segment %016" PRIx64 " can not be read: %s",
+                             found->segment->serial, strerror(-err));
+        if (!gild_batch_valid(header, r->store_id, found->segment->serial, found->offset) ||
+            !payload_good(header, r->buffer + GILD_LOG_BLOCK))
+            break;
+        err = visit(context, header, r->buffer + GILD_LOG_BLOCK, found->lsn > stream->durable_lsn);
+        if (err)
+            return err;
+        r->totals->batches++;
+        r->totals->blocks += header->payload_blocks;
+        before = found;
+        next++;
+    }
+    stream->last_lsn = next - 1;
+    if (stream->last_lsn < stream->durable_lsn)
+        return gild_fail(error, GILD_CORRUPT, EBADMSG,
+                         "the log is damaged: batch %" PRIu64 " of stream %" PRIu64
+                         " is lost although it was flushed (known durable up to %" PRIu64
+                         "); nothing was changed, run `gild store check`",
+                         next, stream->stream, stream->durable_lsn);
+    return 0;
+}
+
+int gild_log_recover(struct gild_segments *segments, const uint8_t store_id[16],
+                     struct gild_recover_stream *streams, size_t stream_count,
+                     gild_recover_visit *visit, void *context, struct gild_recover_totals *totals,
+                     struct gild_error *error) {
+    void *buffer;
+    struct recovery r = {.segments = segments,
+                         .store_id = store_id,
+                         .streams = streams,
+                         .stream_count = stream_count,
+                         .totals = totals};
+    memset(totals, 0, sizeof *totals);
+    if (posix_memalign(&buffer, GILD_LOG_BLOCK, GILD_BATCH_BYTES))
+        return gild_fail(error, GILD_FAILED, ENOMEM, "no memory to read the log");
+    r.buffer = buffer;
+    int err = gild_segments_each(segments, scan_segment, &r);
+    if (err)
+        gild_fail(error, gild_code_of_errno(-err), -err, "the log can not be read: %s",
+                  strerror(-err));
+    if (!err && r.count)
+        qsort(r.found, r.count, sizeof *r.found, by_order);
+    for (size_t i = 0; i < stream_count && !err; i++) {
+        size_t first = 0, last;
+        while (first < r.count && r.found[first].stream != streams[i].stream)
+            first++;
+        for (last = first; last < r.count && r.found[last].stream == streams[i].stream;)
+            last++;
+        err = replay_stream(&r, &streams[i], first, last, visit, context, error);
+    }
+    free(r.found);
+    free(buffer);
+    return err;
+}

@@ -1,0 +1,38 @@
+/* Reading the log back after a crash: which batches are there, in which order, and where the tail
+ * ends.
+ *
+ * For each stream: batches above the checkpoint must follow each other without a gap, each carrying
+ * the check of the one before. The first that is missing or bad ends the log if no later flush is
+ * known to have covered it (it is the tail: never flushed, so never promised); if one is, the store
+ * has rotted, and that is said, not skipped. Blocking, before reactors run. */
+#ifndef GILD_LOG_RECOVER_H
+#define GILD_LOG_RECOVER_H
+
+#include "log/segments.h"
+
+struct gild_recover_stream {
+    uint64_t stream;
+    uint64_t checkpoint_lsn;
+    /* Found: */
+    uint64_t durable_lsn; /* known to have been flushed */
+    uint64_t last_lsn;    /* that was replayed */
+};
+
+/* One batch in order. in_doubt: above every durable LSN, so it was read from the device but may lie
+ * in a volatile cache: copy it before anything depends on it (D5). payload: header->payload_blocks
+ * blocks, verified. A non-zero return ends the recovery and is returned. */
+typedef int gild_recover_visit(void *context, const struct gild_batch_header *header,
+                               const uint8_t *payload, bool in_doubt);
+
+struct gild_recover_totals {
+    uint64_t segments, batches, blocks;
+};
+
+/* All segments must have been added. Sets stream, first_lsn, last_lsn, taken and closed of those
+ * that had been begun. GILD_CORRUPT on rot. */
+int gild_log_recover(struct gild_segments *segments, const uint8_t store_id[16],
+                     struct gild_recover_stream *streams, size_t stream_count,
+                     gild_recover_visit *visit, void *context, struct gild_recover_totals *totals,
+                     struct gild_error *error);
+
+#endif

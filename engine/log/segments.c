@@ -1,0 +1,553 @@
+/* The table of segments, and the thread that prepares them ahead.
+ *
+ * A segment is prepared by writing every byte of its file: later writes then change no metadata of
+ * the file system, and no journal commit hides in a guest's flush. Its catalogue record is
+ * committed after the file is durable and before anybody may write to it, so a start after a crash
+ * knows every file that can hold anything; a file that the catalogue does not know is an orphan of
+ * a broken-off preparation.
+ *
+ * Serials are never reused: a recycled file is renamed and given a new header, and whatever the old
+ * life left in it carries the old serial in its checks. That makes the serial the segment's
+ * generation.
+ *
+ * Invariant: `ready` + `taken` + ... every segment in the table has an open descriptor; slots
+ * change only under the lock, reads of slots are wait-free.
+ *
+ * Failure modes: no space (said to takers; tried again each second and at each kick); an I/O error
+ * while preparing is logged and counts as no space. */
+#include "log/segments.h"
+
+#include <assert.h>
+#include <errno.h>
+#include <fcntl.h>
+#include <pthread.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/mman.h>
+#include <sys/stat.h>
+#include <time.h>
+#include <unistd.h>
+
+#include "base/log.h"
+#include "base/place.h"
+
+#define LEAF_SLOTS 1024u
+#define TOP_SLOTS (1u << 20)
+#define ZERO_BYTES (1u << 20)
+
+struct slots {
+    struct gild_segment *_Atomic slot[LEAF_SLOTS];
+};
+
+struct gild_segments {
+    struct gild_segments_options options;
+    char directory[3072];
+    struct slots *_Atomic *top;
+    pthread_mutex_t lock;
+    pthread_cond_t wake; /* of the preparer */
+    pthread_t thread;
+    bool running, stopping;
+    int no_space; /* 0 or -errno of the last try to prepare */
+    struct gild_segment *ready, **ready_tail;
+    unsigned ready_count;
+    struct gild_segment *spare; /* emptied files that wait for a new serial */
+    unsigned spare_count;
+    struct gild_segment_waiter *waiters;
+    uint64_t count, lowest, highest;
+    void *zeroes;
+};
+
+static void segment_path(const struct gild_segments *s, uint64_t serial, char path[4096]) {
+    snprintf(path, 4096, "%s/%016llx.seg", s->directory, (unsigned long long)serial);
+}
+
+static int sync_folder(const struct gild_segments *s) {
+    int fd = open(s->directory, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
+    if (fd < 0)
+        return -errno;
+    int err = fsync(fd) ? -errno : 0;
+    close(fd);
+    return err;
+}
+
+/* O_DIRECT where the file system has it; tmpfs before Linux 6.6 and some others do not. */
+static int open_direct(const char *path, int flags) {
+    int fd = open(path, flags | O_CLOEXEC | O_DIRECT, 0600);
+    if (fd < 0 && errno == EINVAL)
+        fd = open(path, flags | O_CLOEXEC, 0600);
+    return fd < 0 ? -errno : fd;
+}
+
+static int write_all(int fd, const void *bytes, size_t length, uint64_t offset) {
+    size_t done = 0;
+    while (done < length) {
+        ssize_t n = pwrite(fd, (const char *)bytes + done, length - done, (off_t)(offset + done));
+        if (n < 0 && errno == EINTR)
+            continue;
+        if (n <= 0)
+            return n < 0 ? -errno : -EIO;
+        done += (size_t)n;
+    }
+    return 0;
+}
+
+/* ---- the table ------------------------------------------------------------------------------- */
+
+struct gild_segment *gild_segments_find(struct gild_segments *s, uint64_t serial) {
+    uint64_t leaf = serial / LEAF_SLOTS;
+    if (leaf >= TOP_SLOTS)
+        return NULL;
+    struct slots *slots = atomic_load_explicit(&s->top[leaf], memory_order_acquire);
+    if (!slots)
+        return NULL;
+    return atomic_load_explicit(&slots->slot[serial % LEAF_SLOTS], memory_order_acquire);
+}
+
+static int table_put(struct gild_segments *s, struct gild_segment *segment) {
+    uint64_t leaf = segment->serial / LEAF_SLOTS;
+    if (leaf >= TOP_SLOTS)
+        return -EOVERFLOW;
+    struct slots *slots = atomic_load(&s->top[leaf]);
+    if (!slots) {
+        slots = calloc(1, sizeof *slots);
+        if (!slots)
+            return -ENOMEM;
+        atomic_store_explicit(&s->top[leaf], slots, memory_order_release);
+    }
+    atomic_store_explicit(&slots->slot[segment->serial % LEAF_SLOTS], segment,
+                          memory_order_release);
+    s->count++;
+    if (segment->serial < s->lowest)
+        s->lowest = segment->serial;
+    if (segment->serial > s->highest)
+        s->highest = segment->serial;
+    return 0;
+}
+
+static void table_remove(struct gild_segments *s, struct gild_segment *segment) {
+    struct slots *slots = atomic_load(&s->top[segment->serial / LEAF_SLOTS]);
+    atomic_store_explicit(&slots->slot[segment->serial % LEAF_SLOTS], NULL, memory_order_release);
+    s->count--;
+}
+
+int gild_segments_each(struct gild_segments *s, gild_segments_visit *visit, void *context) {
+    for (uint64_t serial = s->lowest; serial <= s->highest; serial++) {
+        struct gild_segment *segment = gild_segments_find(s, serial);
+        int err = segment ? visit(context, segment) : 0;
+        if (err)
+            return err;
+    }
+    return 0;
+}
+
+void gild_segments_count(struct gild_segments *s, unsigned epoch, uint64_t place, int sign) {
+    struct gild_segment *segment = gild_segments_find(s, gild_place_serial(place));
+    assert(segment);
+    atomic_fetch_add_explicit(&segment->change[epoch & 1], sign, memory_order_relaxed);
+}
+
+void gild_segments_adjust(struct gild_segments *s, uint64_t place, int sign) {
+    struct gild_segment *segment = gild_segments_find(s, gild_place_serial(place));
+    assert(segment);
+    segment->base += (uint64_t)(int64_t)sign;
+    segment->changed = true;
+}
+
+static int fold_one(void *context, struct gild_segment *segment) {
+    unsigned epoch = *(unsigned *)context;
+    int64_t change = atomic_exchange_explicit(&segment->change[epoch & 1], 0, memory_order_relaxed);
+    if (change) {
+        segment->base += (uint64_t)change;
+        segment->changed = true;
+    }
+    return 0;
+}
+
+void gild_segments_fold(struct gild_segments *s, unsigned epoch) {
+    gild_segments_each(s, fold_one, &epoch);
+}
+
+/* ---- preparing ------------------------------------------------------------------------------- */
+
+static int next_serial(struct gild_segments *s, uint64_t *serial) {
+    struct gild_txn *txn;
+    int err = gild_txn_begin(s->options.catalog, true, &txn);
+    if (err)
+        return err;
+    err = gild_txn_next_id(txn, "segment", 1, serial);
+    if (err) {
+        gild_txn_abort(txn);
+        return err;
+    }
+    return gild_txn_commit(txn);
+}
+
+static int record_ready(struct gild_segments *s, uint64_t serial) {
+    struct gild_txn *txn;
+    int err = gild_txn_begin(s->options.catalog, true, &txn);
+    if (err)
+        return err;
+    struct gild_rec_segment record = {.state = GILD_SEGMENT_READY};
+    err = gild_rec_put_segment(txn, serial, &record);
+    if (err) {
+        gild_txn_abort(txn);
+        return err;
+    }
+    return gild_txn_commit(txn);
+}
+
+/* A new file, every byte of it written. */
+static int make_file(struct gild_segments *s, const char *path, int *out) {
+    int fd = open_direct(path, O_RDWR | O_CREAT | O_EXCL);
+    if (fd < 0)
+        return fd;
+    int err = posix_fallocate(fd, 0, (off_t)GILD_SEGMENT_BYTES);
+    err = err == EOPNOTSUPP || err == EINVAL ? 0 : -err;
+    for (uint64_t at = 0; at < GILD_SEGMENT_BYTES && !err; at += ZERO_BYTES)
+        err = write_all(fd, s->zeroes, ZERO_BYTES, at);
+    if (err) {
+        close(fd);
+        unlink(path);
+        return err;
+    }
+    *out = fd;
+    return 0;
+}
+
+/* Makes one segment ready: a spare file under a new serial, or a new file. Blocking, no lock held.
+ */
+static int prepare(struct gild_segments *s, struct gild_segment *spare, struct gild_segment **out) {
+    char path[4096], old[4096];
+    uint64_t serial;
+    struct gild_segment *segment = calloc(1, sizeof *segment);
+    void *header = NULL;
+    int fd = -1;
+    int err = segment ? 0 : -ENOMEM;
+    if (!err && posix_memalign(&header, GILD_LOG_BLOCK, GILD_LOG_BLOCK))
+        err = -ENOMEM;
+    if (!err && !spare && s->options.admit)
+        err = s->options.admit(s->options.context, GILD_SEGMENT_BYTES);
+    if (!err)
+        err = next_serial(s, &serial);
+    if (err)
+        goto fail;
+    segment_path(s, serial, path);
+    if (spare) {
+        segment_path(s, spare->serial, old);
+        fd = spare->fd;
+        if (rename(old, path) != 0)
+            err = -errno;
+    } else {
+        err = make_file(s, path, &fd);
+    }
+    if (err)
+        goto fail;
+    gild_segment_header_seal(header, s->options.store_id, serial);
+    err = write_all(fd, header, GILD_LOG_BLOCK, 0);
+    if (!err && fdatasync(fd) != 0)
+        err = -errno;
+    if (!err)
+        err = sync_folder(s);
+    if (!err)
+        err = record_ready(s, serial);
+    if (err) {
+        unlink(path);
+        goto fail;
+    }
+    segment->serial = serial;
+    segment->fd = fd;
+    segment->state = GILD_SEGMENT_READY;
+    free(spare);
+    free(header);
+    *out = segment;
+    return 0;
+fail:
+    if (fd >= 0 && !spare)
+        close(fd);
+    if (spare) {
+        close(spare->fd);
+        segment_path(s, spare->serial, old);
+        unlink(old);
+        free(spare);
+    }
+    free(header);
+    free(segment);
+    return err;
+}
+
+static void wake_waiters(struct gild_segments *s) {
+    struct gild_segment_waiter *waiter = s->waiters, *next;
+    s->waiters = NULL;
+    for (; waiter; waiter = next) {
+        next = waiter->next;
+        gild_loop_post(waiter->loop, &waiter->task);
+    }
+}
+
+/* Lock held; gives it up while it works. */
+static void prepare_one(struct gild_segments *s) {
+    struct gild_segment *spare = s->spare, *made;
+    if (spare) {
+        s->spare = spare->next;
+        s->spare_count--;
+    }
+    pthread_mutex_unlock(&s->lock);
+    int err = prepare(s, spare, &made);
+    pthread_mutex_lock(&s->lock);
+    if (!err) {
+        err = table_put(s, made);
+        if (err)
+            free(made);
+    }
+    if (!err) {
+        made->next = NULL;
+        *s->ready_tail = made;
+        s->ready_tail = &made->next;
+        s->ready_count++;
+    } else if (!s->no_space) {
+        gild_log(GILD_LOG_WARNING, "no further log segment can be made in %s: %s", s->directory,
+                 strerror(-err));
+    }
+    s->no_space = err;
+    wake_waiters(s);
+}
+
+static void *preparer(void *context) {
+    struct gild_segments *s = context;
+    pthread_mutex_lock(&s->lock);
+    while (!s->stopping) {
+        if (s->ready_count < s->options.ready_target && !s->no_space) {
+            prepare_one(s);
+            continue;
+        }
+        struct timespec until;
+        clock_gettime(CLOCK_REALTIME, &until);
+        until.tv_sec += 1;
+        if (s->no_space) {
+            pthread_cond_timedwait(&s->wake, &s->lock, &until);
+            if (!s->stopping && s->ready_count < s->options.ready_target)
+                prepare_one(s);
+        } else {
+            pthread_cond_wait(&s->wake, &s->lock);
+        }
+    }
+    pthread_mutex_unlock(&s->lock);
+    return NULL;
+}
+
+/* ---- taking and giving back ------------------------------------------------------------------ */
+
+struct gild_segment *gild_segments_take(struct gild_segments *s, bool holds_nodes,
+                                        struct gild_segment_waiter *waiter, int *error) {
+    pthread_mutex_lock(&s->lock);
+    struct gild_segment *segment = s->ready;
+    *error = 0;
+    if (segment && (holds_nodes || s->ready_count > s->options.reserve)) {
+        s->ready = segment->next;
+        if (!s->ready)
+            s->ready_tail = &s->ready;
+        s->ready_count--;
+        segment->holds_nodes = holds_nodes;
+        segment->state = GILD_SEGMENT_OPEN;
+        segment->next = NULL;
+        atomic_store(&segment->taken, true);
+    } else {
+        segment = NULL;
+        if (s->no_space) {
+            *error = -ENOSPC;
+        } else if (waiter) {
+            waiter->next = s->waiters;
+            s->waiters = waiter;
+        }
+    }
+    pthread_cond_signal(&s->wake);
+    pthread_mutex_unlock(&s->lock);
+    return segment;
+}
+
+int gild_segments_take_now(struct gild_segments *s, bool holds_nodes, struct gild_segment **out) {
+    for (;;) {
+        int error;
+        *out = gild_segments_take(s, true, NULL, &error);
+        if (*out) {
+            (*out)->holds_nodes = holds_nodes;
+            return 0;
+        }
+        pthread_mutex_lock(&s->lock);
+        if (!s->ready)
+            prepare_one(s);
+        error = s->ready ? 0 : s->no_space;
+        pthread_mutex_unlock(&s->lock);
+        if (error)
+            return error;
+    }
+}
+
+int gild_segments_recycle(struct gild_segments *s, struct gild_segment *segment) {
+    char path[4096];
+    pthread_mutex_lock(&s->lock);
+    table_remove(s, segment);
+    bool keep = s->spare_count + s->ready_count < 2 * s->options.ready_target;
+    if (keep) {
+        segment->next = s->spare;
+        s->spare = segment;
+        s->spare_count++;
+        pthread_cond_signal(&s->wake);
+    }
+    s->no_space = 0;
+    pthread_mutex_unlock(&s->lock);
+    if (keep)
+        return 0;
+    segment_path(s, segment->serial, path);
+    int err = unlink(path) ? -errno : 0;
+    close(segment->fd);
+    free(segment);
+    return err;
+}
+
+/* ---- life ------------------------------------------------------------------------------------ */
+
+int gild_segments_create(struct gild_segments **out, const struct gild_segments_options *options,
+                         struct gild_error *error) {
+    struct gild_segments *s = calloc(1, sizeof *s);
+    if (!s)
+        return gild_fail(error, GILD_FAILED, ENOMEM, "no memory for the log's segments");
+    s->options = *options;
+    snprintf(s->directory, sizeof s->directory, "%s", options->directory);
+    s->lowest = UINT64_MAX;
+    s->ready_tail = &s->ready;
+    s->top = mmap(NULL, TOP_SLOTS * sizeof *s->top, PROT_READ | PROT_WRITE,
+                  MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+    s->zeroes = mmap(NULL, ZERO_BYTES, PROT_READ, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+    if (s->top == MAP_FAILED || s->zeroes == MAP_FAILED) {
+        free(s);
+        return gild_fail(error, GILD_FAILED, ENOMEM, "no memory for the log's segments");
+    }
+    pthread_mutex_init(&s->lock, NULL);
+    pthread_cond_init(&s->wake, NULL);
+    *out = s;
+    return 0;
+}
+
+static void free_list(struct gild_segment *segment, struct gild_segments *s, bool unlink_them) {
+    while (segment) {
+        struct gild_segment *next = segment->next;
+        if (unlink_them) {
+            char path[4096];
+            segment_path(s, segment->serial, path);
+            unlink(path);
+        }
+        close(segment->fd);
+        free(segment);
+        segment = next;
+    }
+}
+
+void gild_segments_destroy(struct gild_segments *s) {
+    if (!s)
+        return;
+    assert(!s->running);
+    for (uint64_t leaf = 0; s->count && leaf <= s->highest / LEAF_SLOTS; leaf++) {
+        struct slots *slots = atomic_load(&s->top[leaf]);
+        for (unsigned i = 0; slots && i < LEAF_SLOTS; i++) {
+            struct gild_segment *segment = atomic_load(&slots->slot[i]);
+            if (segment) {
+                close(segment->fd);
+                free(segment);
+            }
+        }
+    }
+    for (uint64_t leaf = 0; s->highest && leaf <= s->highest / LEAF_SLOTS; leaf++)
+        free(atomic_load(&s->top[leaf]));
+    free_list(s->spare, s, true); /* the catalogue does not know them any more */
+    munmap(s->top, TOP_SLOTS * sizeof *s->top);
+    munmap(s->zeroes, ZERO_BYTES);
+    pthread_cond_destroy(&s->wake);
+    pthread_mutex_destroy(&s->lock);
+    free(s);
+}
+
+int gild_segments_start(struct gild_segments *s) {
+    s->stopping = false;
+    int err = pthread_create(&s->thread, NULL, preparer, s);
+    s->running = err == 0;
+    return -err;
+}
+
+void gild_segments_stop(struct gild_segments *s) {
+    if (!s->running)
+        return;
+    pthread_mutex_lock(&s->lock);
+    s->stopping = true;
+    pthread_cond_signal(&s->wake);
+    pthread_mutex_unlock(&s->lock);
+    pthread_join(s->thread, NULL);
+    s->running = false;
+}
+
+int gild_segments_add(struct gild_segments *s, uint64_t serial,
+                      const struct gild_rec_segment *record, struct gild_error *error) {
+    char path[4096];
+    segment_path(s, serial, path);
+    struct gild_segment *segment = calloc(1, sizeof *segment);
+    void *header = NULL;
+    if (!segment || posix_memalign(&header, GILD_LOG_BLOCK, GILD_LOG_BLOCK)) {
+        free(segment);
+        return gild_fail(error, GILD_FAILED, ENOMEM, "no memory for the log's segments");
+    }
+    int fd = open_direct(path, O_RDWR);
+    int err = fd < 0 ? fd : 0;
+    struct stat st;
+    if (!err && fstat(fd, &st) != 0)
+        err = -errno;
+    if (!err && (uint64_t)st.st_size != GILD_SEGMENT_BYTES)
+        err = -EBADMSG;
+    if (!err) {
+        ssize_t n = pread(fd, header, GILD_LOG_BLOCK, 0);
+        err = n < 0 ? -errno : n != GILD_LOG_BLOCK ? -EBADMSG : 0;
+    }
+    if (!err)
+        err = gild_segment_header_verify(header, s->options.store_id, serial);
+    segment->serial = serial;
+    segment->fd = fd;
+    segment->state = record->state;
+    segment->holds_nodes = record->holds_nodes;
+    segment->base = record->live_blocks;
+    atomic_store(&segment->taken, record->state != GILD_SEGMENT_READY);
+    atomic_store(&segment->closed, record->state == GILD_SEGMENT_FULL);
+    if (!err)
+        err = table_put(s, segment);
+    free(header);
+    if (!err)
+        return 0;
+    if (fd >= 0)
+        close(fd);
+    free(segment);
+    if (err == -EBADMSG)
+        return gild_fail(error, GILD_CORRUPT, EBADMSG,
+                         "the log segment %s is damaged or not of this store", path);
+    if (err == -ENOTSUP)
+        return gild_fail(error, GILD_FAILED, ENOTSUP,
+                         "the log segment %s has a newer format: use a newer gild", path);
+    return gild_fail(error, err == -ENOENT ? GILD_CORRUPT : gild_code_of_errno(-err), -err,
+                     "the log segment %s can not be opened: %s", path, strerror(-err));
+}
+
+void gild_segments_offer(struct gild_segments *s, struct gild_segment *segment) {
+    pthread_mutex_lock(&s->lock);
+    segment->next = NULL;
+    *s->ready_tail = segment;
+    s->ready_tail = &segment->next;
+    s->ready_count++;
+    wake_waiters(s);
+    pthread_mutex_unlock(&s->lock);
+}
+
+void gild_segments_get_totals(struct gild_segments *s, struct gild_segments_totals *totals) {
+    pthread_mutex_lock(&s->lock);
+    totals->count = s->count;
+    totals->ready = s->ready_count;
+    totals->bytes = (s->count + s->spare_count) * GILD_SEGMENT_BYTES;
+    pthread_mutex_unlock(&s->lock);
+}

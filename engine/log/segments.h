@@ -1,0 +1,115 @@
+/* Segments: fixed-size files of the log, prepared ahead and recycled.
+ *
+ *            prepare (header, all bytes written, synced, catalogued)
+ *   (none) ----------------------------------------------------------> READY
+ *                                                                        | take
+ *                                                                        v
+ *   (recycled: renamed to a new serial, or unlinked) <-- EMPTY <-- FULL <-- OPEN
+ *                                              a checkpoint finds no live block in it, and readers
+ *                                              have passed
+ *
+ * What reaches into a segment is counted: `base` as of the last committed checkpoint, and two
+ * counters of changes since, of which reactors use the one of their current epoch; a freeze moves a
+ * reactor to the other one, so that the checkpoint can add up the old one at leisure
+ * (gild_segments_fold).
+ *
+ * Threads: find and count are wait-free from anywhere; take is short under a lock; the rest is the
+ * keeper's and blocks. */
+#ifndef GILD_LOG_SEGMENTS_H
+#define GILD_LOG_SEGMENTS_H
+
+#include <stdatomic.h>
+#include <stdbool.h>
+#include <stdint.h>
+
+#include "catalog/records.h"
+#include "gild/error.h"
+#include "gild/loop.h"
+#include "log/format.h"
+
+struct gild_segment {
+    uint64_t serial;
+    int fd;
+    int state; /* enum gild_segment_state, as the next checkpoint will record it */
+    bool holds_nodes;
+    bool changed;                 /* base or state differ from the catalogue's record */
+    uint64_t stream;              /* that writes or wrote it, 0 = none yet */
+    uint64_t first_lsn, last_lsn; /* of the batches in it; set by its writer before `closed` */
+    _Atomic bool taken;
+    _Atomic bool closed; /* its writer has gone on to another */
+    uint64_t base;       /* live blocks as of the last committed checkpoint */
+    _Atomic int64_t change[2];
+    struct gild_segment *next; /* ready list */
+};
+
+/* Wants a segment and waits for one; the task is posted when the ready list has grown (or space has
+ * run out). */
+struct gild_segment_waiter {
+    struct gild_task task;
+    struct gild_loop *loop;
+    struct gild_segment_waiter *next;
+};
+
+struct gild_segments;
+
+struct gild_segments_options {
+    const char *directory;
+    uint8_t store_id[16];
+    struct gild_catalog *catalog;
+    unsigned ready_target; /* segments kept ready */
+    unsigned reserve;      /* of these, kept back for checkpoints */
+    /* May `bytes` more be taken from the host? 0 or -ENOSPC. */
+    int (*admit)(void *context, uint64_t bytes);
+    void *context;
+};
+
+int gild_segments_create(struct gild_segments **out, const struct gild_segments_options *options,
+                         struct gild_error *error);
+void gild_segments_destroy(struct gild_segments *segments);
+
+/* Adds a segment that the catalogue knows (store open). Verifies its file's header. */
+int gild_segments_add(struct gild_segments *segments, uint64_t serial,
+                      const struct gild_rec_segment *record, struct gild_error *error);
+
+/* After recovery: a segment in state READY that nobody had begun to write goes on the ready list.
+ */
+void gild_segments_offer(struct gild_segments *segments, struct gild_segment *segment);
+
+/* Starts and stops the thread that prepares segments ahead. */
+int gild_segments_start(struct gild_segments *segments);
+void gild_segments_stop(struct gild_segments *segments);
+
+/* NULL if there is no such segment. */
+struct gild_segment *gild_segments_find(struct gild_segments *segments, uint64_t serial);
+
+/* +1 or -1 for a log place, in the epoch's counter. */
+void gild_segments_count(struct gild_segments *segments, unsigned epoch, uint64_t place, int sign);
+
+/* A ready segment for a stream, or NULL: then *error is -ENOSPC if there is no room for another,
+ * else 0 and the waiter (if not NULL) will be told. Checkpoints may take from the reserve. */
+struct gild_segment *gild_segments_take(struct gild_segments *segments, bool holds_nodes,
+                                        struct gild_segment_waiter *waiter, int *error);
+
+/* The keeper's, blocking: makes one ready segment at once if the list is empty. */
+int gild_segments_take_now(struct gild_segments *segments, bool holds_nodes,
+                           struct gild_segment **out);
+
+/* Checkpoint: adds the epoch's changes to `base` (all reactors have left the epoch). */
+void gild_segments_fold(struct gild_segments *segments, unsigned epoch);
+/* The keeper's own: +1 or -1 straight to `base` (nodes that a checkpoint writes or supersedes). */
+void gild_segments_adjust(struct gild_segments *segments, uint64_t place, int sign);
+
+/* Calls back for every segment, ready ones too, sorted by serial. */
+typedef int gild_segments_visit(void *context, struct gild_segment *segment);
+int gild_segments_each(struct gild_segments *segments, gild_segments_visit *visit, void *context);
+
+/* After the catalogue no longer knows the segment and readers have passed: it becomes a ready one
+ * under a new serial, or its file is unlinked if there are enough. Blocking. */
+int gild_segments_recycle(struct gild_segments *segments, struct gild_segment *segment);
+
+struct gild_segments_totals {
+    uint64_t count, ready, bytes;
+};
+void gild_segments_get_totals(struct gild_segments *segments, struct gild_segments_totals *totals);
+
+#endif

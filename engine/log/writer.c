@@ -1,0 +1,125 @@
+/* See writer.h. A segment that fills is synced before the next one is taken, so at most one segment
+ * is ever unsynced. A failed write or flush is not retried: the segment is closed and left to be
+ * found empty. */
+#include "log/writer.h"
+
+#include <errno.h>
+#include <stdlib.h>
+#include <string.h>
+#include <unistd.h>
+
+#include "base/place.h"
+
+int gild_log_writer_init(struct gild_log_writer *writer, struct gild_segments *segments,
+                         const uint8_t store_id[16], uint64_t stream, bool holds_nodes) {
+    void *memory;
+    if (posix_memalign(&memory, GILD_LOG_BLOCK, GILD_BATCH_BYTES))
+        return -ENOMEM;
+    *writer = (struct gild_log_writer){
+        .segments = segments, .stream = stream, .holds_nodes = holds_nodes, .header = memory};
+    memcpy(writer->store_id, store_id, 16);
+    return 0;
+}
+
+void gild_log_writer_fini(struct gild_log_writer *writer) {
+    free(writer->header);
+    writer->header = NULL;
+}
+
+static void close_segment(struct gild_log_writer *writer) {
+    if (!writer->segment)
+        return;
+    writer->segment->last_lsn = writer->lsn;
+    atomic_store(&writer->segment->closed, true);
+    writer->segment = NULL;
+}
+
+static int sync_segment(struct gild_log_writer *writer) {
+    if (!writer->unsynced)
+        return 0;
+    writer->unsynced = false;
+    if (fdatasync(writer->segment->fd) != 0) {
+        int err = -errno;
+        close_segment(writer);
+        return err;
+    }
+    writer->durable = writer->lsn;
+    return 0;
+}
+
+static int write_batch(struct gild_log_writer *writer) {
+    if (!writer->open)
+        return 0;
+    struct gild_batch_header *header = writer->header;
+    writer->open = false;
+    header->previous_check = writer->last_check;
+    header->durable_lsn = writer->durable;
+    gild_batch_seal(header);
+    writer->last_check = header->check;
+    size_t length = (1u + header->payload_blocks) * (size_t)GILD_LOG_BLOCK, done = 0;
+    while (done < length) {
+        ssize_t n = pwrite(writer->segment->fd, (char *)header + done, length - done,
+                           (off_t)((uint64_t)header->offset * GILD_LOG_BLOCK + done));
+        if (n < 0 && errno == EINTR)
+            continue;
+        if (n <= 0) {
+            int err = n < 0 ? -errno : -EIO;
+            close_segment(writer);
+            return err;
+        }
+        done += (size_t)n;
+    }
+    writer->at += 1 + header->payload_blocks;
+    writer->unsynced = true;
+    return 0;
+}
+
+static int open_batch(struct gild_log_writer *writer) {
+    int err;
+    if (writer->segment && GILD_SEGMENT_BLOCKS - writer->at < 2) {
+        if ((err = sync_segment(writer)))
+            return err;
+        close_segment(writer);
+    }
+    if (!writer->segment) {
+        err = gild_segments_take_now(writer->segments, writer->holds_nodes, &writer->segment);
+        if (err)
+            return err;
+        writer->segment->stream = writer->stream;
+        writer->segment->first_lsn = writer->lsn + 1;
+        writer->at = 1;
+    }
+    writer->lsn++;
+    writer->segment->last_lsn = writer->lsn;
+    gild_batch_begin(writer->header, writer->store_id, writer->segment->serial, writer->stream,
+                     writer->lsn, writer->at);
+    writer->open = true;
+    return 0;
+}
+
+int gild_log_writer_append(struct gild_log_writer *writer, enum gild_entry_kind kind,
+                           uint64_t delta, uint64_t block, const void *payload, uint64_t *place,
+                           uint32_t *check) {
+    struct gild_batch_header *header = writer->header;
+    if (writer->open && (header->entry_count == GILD_BATCH_ENTRIES ||
+                         writer->at + 1 + header->payload_blocks == GILD_SEGMENT_BLOCKS)) {
+        int err = write_batch(writer);
+        if (err)
+            return err;
+    }
+    if (!writer->open) {
+        int err = open_batch(writer);
+        if (err)
+            return err;
+    }
+    uint8_t *slot = (uint8_t *)header + (size_t)(1 + header->payload_blocks) * GILD_LOG_BLOCK;
+    memcpy(slot, payload, GILD_LOG_BLOCK);
+    *check = gild_batch_add(header, kind, delta, block, 1, slot);
+    *place = gild_place_log(writer->segment->serial, writer->at + header->payload_blocks);
+    return 0;
+}
+
+int gild_log_writer_flush(struct gild_log_writer *writer) {
+    int err = write_batch(writer);
+    return err ? err : sync_segment(writer);
+}
