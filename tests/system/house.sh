@@ -57,7 +57,7 @@ check_edge() {
 }
 
 rule_includes() {
-    local file from header line
+    local file from header
     while read -r file; do
         case $file in
         engine/*/*) from=${file#engine/} && from=${from%%/*} ;;
