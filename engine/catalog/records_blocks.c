@@ -1,0 +1,114 @@
+/* The records of content: deltas, sealed maps, packs, segments, streams.
+ *
+ * Layout byte by byte: docs/format.md. Of the arrays only the used part is on disk, and decoding
+ * zeroes the rest of a delta's roots; what lies behind a map's packs is left as it was (it is
+ * 64 KiB, and nobody reads past pack_count). Pure; any thread. Strict as records.c says. */
+#include "catalog/coder.h"
+#include "catalog/records.h"
+
+#define MAP_PACKS_MAX (sizeof((struct gild_rec_map *)0)->packs / sizeof(uint32_t))
+
+size_t gild_rec_delta_encode(const struct gild_rec_delta *record, void *out) {
+    struct catalog_writer to = catalog_begin(out, CATALOG_RECORD_DELTA);
+    uint32_t count =
+        record->root_count < GILD_DELTA_ROOTS_MAX ? record->root_count : GILD_DELTA_ROOTS_MAX;
+    catalog_put_u64(&to, record->size_bytes);
+    catalog_put_u64(&to, record->parent_map);
+    catalog_put_u64(&to, record->parent_size_bytes);
+    catalog_put_u64(&to, record->mapped_blocks);
+    catalog_put_u64(&to, record->changed_ns);
+    catalog_put_u32(&to, count);
+    for (uint32_t i = 0; i < count; i++)
+        catalog_put_u64(&to, record->roots[i]);
+    return catalog_length(&to);
+}
+
+int gild_rec_delta_decode(struct gild_rec_delta *record, const void *value, size_t length) {
+    struct catalog_reader from = catalog_open(value, length, CATALOG_RECORD_DELTA);
+    memset(record, 0, sizeof *record);
+    record->size_bytes = catalog_get_u64(&from);
+    record->parent_map = catalog_get_u64(&from);
+    record->parent_size_bytes = catalog_get_u64(&from);
+    record->mapped_blocks = catalog_get_u64(&from);
+    record->changed_ns = catalog_get_u64(&from);
+    uint32_t count = catalog_get_u32(&from);
+    if (count > GILD_DELTA_ROOTS_MAX)
+        return -EUCLEAN;
+    record->root_count = count;
+    for (uint32_t i = 0; i < count; i++)
+        record->roots[i] = catalog_get_u64(&from);
+    return catalog_end(&from);
+}
+
+size_t gild_rec_map_encode(const struct gild_rec_map *record, void *out) {
+    struct catalog_writer to = catalog_begin(out, CATALOG_RECORD_MAP);
+    uint32_t count = record->pack_count < MAP_PACKS_MAX ? record->pack_count : MAP_PACKS_MAX;
+    catalog_put_u64(&to, record->size_bytes);
+    catalog_put_u64(&to, record->data_blocks);
+    catalog_put_bytes(&to, record->content_hash, sizeof record->content_hash);
+    catalog_put_u32(&to, count);
+    for (uint32_t i = 0; i < count; i++)
+        catalog_put_u32(&to, record->packs[i]);
+    return catalog_length(&to);
+}
+
+int gild_rec_map_decode(struct gild_rec_map *record, const void *value, size_t length) {
+    struct catalog_reader from = catalog_open(value, length, CATALOG_RECORD_MAP);
+    record->size_bytes = catalog_get_u64(&from);
+    record->data_blocks = catalog_get_u64(&from);
+    catalog_get_bytes(&from, record->content_hash, sizeof record->content_hash);
+    uint32_t count = catalog_get_u32(&from);
+    record->pack_count = 0;
+    if (count > MAP_PACKS_MAX)
+        return -EUCLEAN;
+    for (uint32_t i = 0; i < count; i++)
+        record->packs[i] = catalog_get_u32(&from);
+    record->pack_count = count;
+    return catalog_end(&from);
+}
+
+size_t gild_rec_pack_encode(const struct gild_rec_pack *record, void *out) {
+    struct catalog_writer to = catalog_begin(out, CATALOG_RECORD_PACK);
+    catalog_put_u64(&to, record->file_bytes);
+    catalog_put_u64(&to, record->groups);
+    catalog_put_u64(&to, record->blocks);
+    return catalog_length(&to);
+}
+
+int gild_rec_pack_decode(struct gild_rec_pack *record, const void *value, size_t length) {
+    struct catalog_reader from = catalog_open(value, length, CATALOG_RECORD_PACK);
+    record->file_bytes = catalog_get_u64(&from);
+    record->groups = catalog_get_u64(&from);
+    record->blocks = catalog_get_u64(&from);
+    return catalog_end(&from);
+}
+
+size_t gild_rec_segment_encode(const struct gild_rec_segment *record, void *out) {
+    struct catalog_writer to = catalog_begin(out, CATALOG_RECORD_SEGMENT);
+    catalog_put_u8(&to, record->state);
+    catalog_put_u8(&to, record->holds_nodes);
+    catalog_put_u64(&to, record->live_blocks);
+    return catalog_length(&to);
+}
+
+int gild_rec_segment_decode(struct gild_rec_segment *record, const void *value, size_t length) {
+    struct catalog_reader from = catalog_open(value, length, CATALOG_RECORD_SEGMENT);
+    record->state = catalog_get_enum(&from, GILD_SEGMENT_FULL + 1);
+    record->holds_nodes = catalog_get_enum(&from, 2);
+    record->live_blocks = catalog_get_u64(&from);
+    return catalog_end(&from);
+}
+
+size_t gild_rec_stream_encode(const struct gild_rec_stream *record, void *out) {
+    struct catalog_writer to = catalog_begin(out, CATALOG_RECORD_STREAM);
+    catalog_put_u64(&to, record->checkpoint_lsn);
+    catalog_put_u64(&to, record->segment);
+    return catalog_length(&to);
+}
+
+int gild_rec_stream_decode(struct gild_rec_stream *record, const void *value, size_t length) {
+    struct catalog_reader from = catalog_open(value, length, CATALOG_RECORD_STREAM);
+    record->checkpoint_lsn = catalog_get_u64(&from);
+    record->segment = catalog_get_u64(&from);
+    return catalog_end(&from);
+}
