@@ -31,6 +31,7 @@
 #include <string.h>
 #include <sys/eventfd.h>
 #include <sys/mman.h>
+#include <sys/syscall.h>
 #include <unistd.h>
 
 #include "base/log.h"
@@ -201,9 +202,10 @@ static void uring_destroy(struct io_backend *backend) {
 
 static void uring_start(struct io_backend *backend) {
     struct uring *uring = uring_of(backend);
-    int result = io_uring_enable_rings(&uring->ring);
-    if (result < 0)
-        die("the ring can not be enabled", -result);
+    /* The shared library of liburing 2.3 lacks io_uring_enable_rings. */
+    if (syscall(__NR_io_uring_register, uring->ring.ring_fd, IORING_REGISTER_ENABLE_RINGS, NULL,
+                0) < 0)
+        die("the ring can not be enabled", errno);
     /* Spares a descriptor look-up per entry; fine without. */
     uring->ring_fd_registered = io_uring_register_ring_fd(&uring->ring) == 1;
 }
