@@ -464,7 +464,7 @@ static bool parse(struct request *request) {
     }
 }
 
-void data_start(struct request *request) {
+void request_start(struct request *request) {
     request->step = STEP_BODY;
     request->error = 0;
     request->cursor = 0;

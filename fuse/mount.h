@@ -245,7 +245,7 @@ extern const struct fuse_lowlevel_ops mount_operations;
  */
 
 /* Runs the request whose head has been read, on any loop; it answers and gives it back itself. */
-void data_start(struct request *request);
+void request_start(struct request *request);
 
 /* ------------------------------------------------------------------------------------------------
  */

@@ -132,7 +132,7 @@ static void start_data(struct reader *reader) {
     }
     reader->spare = NULL;
     note_target(reader, file.handle->loop);
-    data_start(request);
+    request_start(request);
 }
 
 static void dispatch(struct reader *reader, size_t bytes) {
