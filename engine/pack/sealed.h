@@ -1,0 +1,43 @@
+/* One sealed pack, open for reading. Private to this folder. */
+#ifndef GILD_PACK_SEALED_H
+#define GILD_PACK_SEALED_H
+
+#include <stdatomic.h>
+
+#include "pack/filter.h"
+#include "pack/format.h"
+
+struct pack {
+    uint32_t id;
+    int direct_fd;   /* frames and table; O_DIRECT where the file system has it */
+    int buffered_fd; /* fingerprints: the page cache keeps what lookups come back to */
+    struct pack_layout layout;
+    /* NULL if the index is damaged: then the pack is read but nothing is deduplicated into it. */
+    const struct pack_filter_block *filter;
+    const uint64_t *fences; /* prefix of each fingerprint page's first */
+    void *index;
+    atomic_uint hits; /* lookups that read a page; saturates */
+};
+
+/* path: the file. Verifies it as gild_packs_add says. Blocking. */
+int pack_open(struct pack **out, const char *path, const uint8_t store_id[16], uint32_t pack_id,
+              struct gild_error *error);
+void pack_close(struct pack *pack); /* NULL is fine */
+
+uint64_t pack_memory_bytes(const struct pack *pack);
+
+/* Where in the pack the content is (group << 4 | slot), or -ENOENT. A page that can not be read or
+ * is damaged counts as absent: it costs a second copy, never wrong data. Blocking (one page read,
+ * none if the filter says no). Any thread. */
+int64_t pack_find(struct pack *pack, const uint8_t fingerprint[GILD_FINGERPRINT_BYTES]);
+
+/* Asks `count` questions at once of one pack: for each i with places[i] == 0 that the pack has,
+ * sets places[i]. Returns how many it set. */
+unsigned pack_find_many(struct pack *pack, const uint8_t (*fingerprints)[GILD_FINGERPRINT_BYTES],
+                        unsigned count, uint64_t *places);
+
+/* Reads whole pages of a pack with its O_DIRECT descriptor; buffer and length aligned. 0, -EBADMSG
+ * if the file ends before, -errno. */
+int pack_read(int fd, void *buffer, size_t length, uint64_t offset);
+
+#endif

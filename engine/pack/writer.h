@@ -1,0 +1,26 @@
+/* One pack while it is written. Private to this folder; one thread. */
+#ifndef GILD_PACK_WRITER_H
+#define GILD_PACK_WRITER_H
+
+#include "pack/set.h"
+
+struct pack_writer;
+
+/* Makes the pack's file under its temporary name. 0 or -errno. */
+int writer_create(struct pack_writer **out, struct gild_packs *packs, uint32_t pack_id);
+
+/* Appends the next group's frame. */
+int writer_frame(struct pack_writer *writer, const void *frame, uint32_t bytes, uint32_t blocks,
+                 uint64_t check);
+
+/* The byte after the frame of a group that was appended. */
+uint64_t writer_frame_end(const struct pack_writer *writer, uint32_t group);
+
+/* Writes table, fingerprints (sorted in place), index and footer, syncs, gives the file its name.
+ * The folder is not synced. 0 or -errno. */
+int writer_seal(struct pack_writer *writer, struct pack_print *prints, uint32_t count);
+
+/* Frees; a pack that was not sealed is unlinked. NULL is fine. */
+void writer_destroy(struct pack_writer *writer);
+
+#endif
