@@ -28,6 +28,11 @@ void gild_store_run_async(struct gild_store *store, struct gild_task *task);
 /* May `bytes` more be stored? 0 or -ENOSPC. For long writers (imports) to ask as they go. */
 int gild_store_admit_bytes(struct gild_store *store, uint64_t bytes);
 
+/* Around every ingest, from before its first block to after its catalogue transaction: an ingest
+ * may come to depend on any pack, so none is collected meanwhile. */
+void gild_store_ingest_begin(struct gild_store *store);
+void gild_store_ingest_end(struct gild_store *store);
+
 /* What makes a disk. Exactly one of delta_id and map_id: a delta (its record is in the catalogue),
  * or a sealed map served read-only. */
 struct gild_disk_spec {

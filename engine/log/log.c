@@ -424,6 +424,10 @@ uint64_t gild_log_lsn(struct gild_log *log) {
     return log->last_lsn;
 }
 
+uint64_t gild_log_segment(const struct gild_log *log) {
+    return log->segment ? log->segment->serial : 0;
+}
+
 int gild_log_failure(const struct gild_log *log) {
     return log->failure;
 }

@@ -66,6 +66,9 @@ bool gild_log_sync(struct gild_log *log, struct gild_log_waiter *waiter);
 /* Seals the open batch and says what a checkpoint of this instant covers. */
 uint64_t gild_log_lsn(struct gild_log *log);
 
+/* The serial of the segment being written, 0 = none yet. */
+uint64_t gild_log_segment(const struct gild_log *log);
+
 /* 0, or what killed the log. */
 int gild_log_failure(const struct gild_log *log);
 

@@ -74,7 +74,7 @@ static int note(struct recovery *r, struct gild_segment *segment,
 /* First pass over one segment: hops from header to header. */
 static int scan_segment(void *context, struct gild_segment *segment) {
     struct recovery *r = context;
-    if (segment->state == GILD_SEGMENT_FULL)
+    if (segment->state_recorded == GILD_SEGMENT_FULL)
         return 0;
     struct gild_batch_header *header = (void *)r->buffer;
     uint32_t offset = 1;
@@ -95,11 +95,19 @@ static int scan_segment(void *context, struct gild_segment *segment) {
             return err;
         offset += 1 + header->payload_blocks;
     }
-    if (begun || segment->state == GILD_SEGMENT_OPEN) {
+    if (begun || segment->state_recorded == GILD_SEGMENT_OPEN) {
         atomic_store(&segment->taken, true);
         atomic_store(&segment->closed, true); /* a new stream never goes on in it */
         r->totals->segments++;
     }
+    return 0;
+}
+
+/* Prepared segments that nobody has begun go back on the ready list. */
+static int offer_segment(void *context, struct gild_segment *segment) {
+    struct recovery *r = context;
+    if (!atomic_load(&segment->taken))
+        gild_segments_offer(r->segments, segment);
     return 0;
 }
 
@@ -189,6 +197,8 @@ int gild_log_recover(struct gild_segments *segments, const uint8_t store_id[16],
     if (err)
         gild_fail(error, gild_code_of_errno(-err), -err, "the log can not be read: %s",
                   strerror(-err));
+    if (!err)
+        gild_segments_each(segments, offer_segment, &r);
     if (!err && r.count)
         qsort(r.found, r.count, sizeof *r.found, by_order);
     for (size_t i = 0; i < stream_count && !err; i++) {

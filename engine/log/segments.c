@@ -257,7 +257,8 @@ static int prepare(struct gild_segments *s, struct gild_segment *spare, struct g
     }
     segment->serial = serial;
     segment->fd = fd;
-    segment->state = GILD_SEGMENT_READY;
+    segment->state_recorded = GILD_SEGMENT_READY;
+    segment->state_pending = GILD_SEGMENT_NONE;
     free(spare);
     free(header);
     *out = segment;
@@ -306,7 +307,7 @@ static void prepare_one(struct gild_segments *s) {
         s->ready_tail = &made->next;
         s->ready_count++;
     } else if (!s->no_space) {
-        gild_log(GILD_LOG_WARNING, "no further log segment can be made in %s: %s", s->directory,
+        gild_log(GILD_LOG_WARN, "no further log segment can be made in %s: %s", s->directory,
                  strerror(-err));
     }
     s->no_space = err;
@@ -349,7 +350,6 @@ struct gild_segment *gild_segments_take(struct gild_segments *s, bool holds_node
             s->ready_tail = &s->ready;
         s->ready_count--;
         segment->holds_nodes = holds_nodes;
-        segment->state = GILD_SEGMENT_OPEN;
         segment->next = NULL;
         atomic_store(&segment->taken, true);
     } else {
@@ -511,7 +511,8 @@ int gild_segments_add(struct gild_segments *s, uint64_t serial,
         err = gild_segment_header_verify(header, s->options.store_id, serial);
     segment->serial = serial;
     segment->fd = fd;
-    segment->state = record->state;
+    segment->state_recorded = record->state;
+    segment->state_pending = GILD_SEGMENT_NONE;
     segment->holds_nodes = record->holds_nodes;
     segment->base = record->live_blocks;
     atomic_store(&segment->taken, record->state != GILD_SEGMENT_READY);

@@ -27,13 +27,17 @@
 #include "gild/loop.h"
 #include "log/format.h"
 
+#define GILD_SEGMENT_NONE (-1)
+
 struct gild_segment {
     uint64_t serial;
     int fd;
-    int state; /* enum gild_segment_state, as the next checkpoint will record it */
+    int state_recorded; /* enum gild_segment_state, as the catalogue has it */
+    int state_pending;  /* in the checkpoint's transaction, or GILD_SEGMENT_NONE */
     bool holds_nodes;
-    bool changed;                 /* base or state differ from the catalogue's record */
-    uint64_t stream;              /* that writes or wrote it, 0 = none yet */
+    bool forgotten;  /* the catalogue knows it no more; its file is about to be recycled */
+    bool changed;    /* base differs from the catalogue's record */
+    uint64_t stream; /* that writes or wrote it, 0 = none yet */
     uint64_t first_lsn, last_lsn; /* of the batches in it; set by its writer before `closed` */
     _Atomic bool taken;
     _Atomic bool closed; /* its writer has gone on to another */

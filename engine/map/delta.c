@@ -28,7 +28,7 @@ int gild_page_pool_init(struct gild_page_pool *pool, size_t bytes) {
                         MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
     if (memory == MAP_FAILED)
         return -ENOMEM;
-    *pool = (struct gild_page_pool){.memory = memory, .total = total};
+    *pool = (struct gild_page_pool){.memory = memory, .total = total, .limit = total};
     return 0;
 }
 
@@ -43,11 +43,11 @@ void gild_page_pool_fini(struct gild_page_pool *pool) {
 static struct gild_page *page_take(struct gild_delta_map *map, uint32_t kind, uint64_t index) {
     struct gild_page_pool *pool = map->pool;
     struct gild_page *page = pool->free;
+    if (pool->used >= pool->limit)
+        return NULL;
     if (page) {
         pool->free = page->next;
     } else {
-        if (pool->used == pool->total)
-            return NULL;
         /* Nothing on the free list: used equals the number of pages ever carved. */
         page = &pool->memory[pool->used];
     }

@@ -49,9 +49,13 @@ struct gild_page {
 struct gild_page_pool {
     struct gild_page *memory;
     struct gild_page *free;
-    size_t total, used;
+    size_t total; /* address space, in pages */
+    size_t limit; /* pages that may be in use */
+    size_t used;
 };
 
+/* Reserves address space for `bytes`; memory is touched as pages are used. The limit is the whole.
+ */
 int gild_page_pool_init(struct gild_page_pool *pool, size_t bytes);
 void gild_page_pool_fini(struct gild_page_pool *pool);
 

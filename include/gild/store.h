@@ -11,6 +11,8 @@
 struct gild_store;
 
 #define GILD_STORE_FORMAT 1u
+/* The least that a size limit may be: segments kept ready and in reserve, and some room. */
+#define GILD_STORE_LEAST_BYTES ((uint64_t)1 << 30)
 
 struct gild_store_options {
     unsigned threads;     /* reactors; 0 = one per processor, at most 8 */

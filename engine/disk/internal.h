@@ -1,0 +1,98 @@
+/* What a store is made of, for the files of this folder. */
+#ifndef GILD_DISK_INTERNAL_H
+#define GILD_DISK_INTERNAL_H
+
+#include "disk/reactor.h"
+
+#define MAX_REACTORS 8u
+
+struct superblock;
+
+struct gild_store {
+    char directory[2048];
+    int lock_fd;
+    uint8_t id[16];
+    uint64_t size_limit_bytes;
+    bool offline;
+    enum gild_loop_backend backend;
+    struct gild_catalog *catalog;
+    struct gild_packs *packs;
+    struct gild_cache *content; /* groups */
+    struct gild_cache *nodes;   /* map nodes, pack tables, blocks read back from the log */
+    struct gild_segments *segments;
+    struct reactor reactors[MAX_REACTORS];
+    unsigned reactor_count;
+    uint64_t streams[MAX_REACTORS];
+    uint64_t recovered_batches;
+
+    /* Disks and sealed maps in memory. open_lock is held over the blocking work of an open, so that
+     * one disk is never made twice; disks_lock is short and nests inside it. */
+    pthread_mutex_t open_lock;
+    pthread_mutex_t disks_lock;
+    struct gild_disk *disks;
+    struct sealed_ref *sealed;
+    uint64_t *held_deltas, *held_maps;
+    size_t held_delta_count, held_map_count;
+
+    _Atomic unsigned checks; /* running: no segment is recycled under them */
+
+    /* An ingest may come to depend on any pack; collecting packs waits for none to run. */
+    pthread_rwlock_t ingest_lock;
+
+    struct keeper *keeper;
+    struct checkpoint *checkpoint;
+};
+
+/* store.c */
+void store_path(const struct gild_store *store, const char *name, char path[4096]);
+uint64_t store_used_bytes(struct gild_store *store);
+int store_admit(void *context, uint64_t bytes);
+
+/* disks.c */
+struct gild_disk *disk_find(struct gild_store *store, uint64_t delta_id, uint64_t map_id);
+int disk_make(struct gild_store *store, const struct gild_disk_spec *spec, struct gild_disk **out,
+              struct gild_error *error);
+/* Unlinks and frees what nobody holds and no checkpoint needs. The keeper's. */
+void disks_drop_idle(struct gild_store *store, bool all);
+void disk_free(struct gild_disk *disk);
+/* Reads and verifies a delta's node. Blocking, not on a reactor. */
+int store_read_node(struct gild_store *store, uint64_t place, uint64_t delta_id,
+                    enum gild_node_kind kind, uint64_t index, void *page);
+
+/* keeper.c: the thread of checkpoints and of freeing, and the helper thread for what blocks. */
+int keeper_create(struct gild_store *store, struct gild_error *error);
+int keeper_start(struct gild_store *store);
+void keeper_stop(struct gild_store *store);
+void keeper_destroy(struct gild_store *store);
+/* Any thread: asks for a checkpoint soon. */
+void keeper_ask(struct gild_store *store);
+/* Frees a disk that is in no list any more, on its reactor. */
+void keeper_drop(struct gild_store *store, struct gild_disk *disk);
+/* All reactors have let go of what was unreachable when this was called. */
+void keeper_pass(struct gild_store *store);
+
+/* checkpoint.c: one checkpoint at once, by the caller: before reactors run, or on the keeper's
+ * thread. */
+struct checkpoint;
+int checkpoint_create(struct gild_store *store);
+void checkpoint_destroy(struct gild_store *store);
+int checkpoint_run(struct gild_store *store);
+/* The writer of blocks that a recovery copies (D5). */
+struct gild_log_writer *checkpoint_tail_writer(struct gild_store *store);
+/* Asks all reactors at once and waits for their answers; directly where they do not run. */
+int keeper_call_all(struct gild_store *store, int kind);
+
+/* collect.c: frees what dropped deltas and deleted maps reached. The keeper's. */
+int collect_run(struct gild_store *store);
+/* Unlinks files that the catalogue does not know: what a crash broke off. Before reactors run. */
+int collect_orphans(struct gild_store *store, struct gild_error *error);
+
+/* recovery.c */
+int recovery_run(struct gild_store *store, struct gild_error *error);
+
+/* load.c */
+void fetches_free(struct reactor *reactor);
+/* write.c */
+void rmws_free(struct reactor *reactor);
+
+#endif

@@ -1,0 +1,458 @@
+/* The store's life: made, opened (locked, recovered, reactors started), closed (checkpointed,
+ * stopped).
+ *
+ *   init: folders, superblock last -> a half-made store has none and is refused
+ *   open: lock + superblock -> catalogue -> packs -> segments -> replay, checkpoint -> orphans ->
+ * threads close: last checkpoint -> threads stop -> everything freed -> lock
+ *
+ * Until the lock is held and the superblock is known to be ours, nothing is written (D6). */
+#include <dirent.h>
+#include <errno.h>
+#include <fcntl.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/resource.h>
+#include <sys/stat.h>
+#include <sys/statvfs.h>
+#include <unistd.h>
+
+#include "base/log.h"
+#include "disk/internal.h"
+#include "disk/superblock.h"
+
+#define CATALOGUE_BYTES ((uint64_t)16 << 30) /* address space */
+#define DEFAULT_CACHE_BYTES ((uint64_t)256 << 20)
+#define OFFLINE_CACHE_BYTES ((uint64_t)32 << 20)
+#define READY_SEGMENTS 4u
+#define RESERVE_SEGMENTS 1u
+#define HOST_MARGIN_BYTES ((uint64_t)64 << 20) /* left free on the host's file system */
+
+static const char *const folders[] = {"catalogue", "packs", "maps", "log"};
+
+void store_path(const struct gild_store *store, const char *name, char path[4096]) {
+    snprintf(path, 4096, "%s/%s", store->directory, name);
+}
+
+/* ---- init ------------------------------------------------------------------------------------ */
+
+static int sync_path(const char *path) {
+    int fd = open(path, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
+    if (fd < 0)
+        return -errno;
+    int err = fsync(fd) ? -errno : 0;
+    close(fd);
+    return err;
+}
+
+static bool is_empty(const char *directory) {
+    DIR *dir = opendir(directory);
+    struct dirent *entry;
+    bool empty = dir != NULL;
+    while (dir && empty && (entry = readdir(dir)))
+        empty = strcmp(entry->d_name, ".") == 0 || strcmp(entry->d_name, "..") == 0 ||
+                strcmp(entry->d_name, "lost+found") == 0;
+    if (dir)
+        closedir(dir);
+    return empty;
+}
+
+int gild_store_init(const char *directory, uint64_t size_bytes, struct gild_error *error) {
+    char path[4096];
+    if (strlen(directory) > 2000)
+        return gild_fail(error, GILD_USAGE, ENAMETOOLONG, "the store's path is too long");
+    if (size_bytes && size_bytes < GILD_STORE_LEAST_BYTES)
+        return gild_fail(error, GILD_USAGE, EINVAL,
+                         "a store needs at least 1G: give --size 1G or more, or leave it out");
+    bool made = mkdir(directory, 0700) == 0;
+    if (!made && errno != EEXIST)
+        return gild_fail(error, gild_code_of_errno(errno), errno, "folder %s can not be made: %s",
+                         directory, strerror(errno));
+    if (!made && !is_empty(directory))
+        return gild_fail(error, GILD_FAILED, EEXIST,
+                         "%s is not an empty folder: name a new or an empty one for the store",
+                         directory);
+    int err = 0;
+    size_t done = 0;
+    for (; done < 4 && !err; done++) {
+        snprintf(path, sizeof path, "%s/%s", directory, folders[done]);
+        if (mkdir(path, 0700) != 0)
+            err = gild_fail(error, gild_code_of_errno(errno), errno,
+                            "folder %s can not be made: %s", path, strerror(errno));
+    }
+    if (!err)
+        err = superblock_create(directory, size_bytes, error);
+    if (!err && sync_path(directory) != 0)
+        err = gild_fail(error, GILD_FAILED, errno, "folder %s can not be synced: %s", directory,
+                        strerror(errno));
+    if (!err)
+        return 0;
+    snprintf(path, sizeof path, "%s/superblock", directory);
+    unlink(path);
+    while (done--) {
+        snprintf(path, sizeof path, "%s/%s", directory, folders[done]);
+        rmdir(path);
+    }
+    if (made)
+        rmdir(directory);
+    return err;
+}
+
+/* ---- space ----------------------------------------------------------------------------------- */
+
+static uint64_t folder_bytes(const struct gild_store *store, const char *name) {
+    char path[4096];
+    store_path(store, name, path);
+    DIR *dir = opendir(path);
+    uint64_t bytes = 0;
+    struct dirent *entry;
+    struct stat st;
+    while (dir && (entry = readdir(dir)))
+        if (fstatat(dirfd(dir), entry->d_name, &st, AT_SYMLINK_NOFOLLOW) == 0 &&
+            S_ISREG(st.st_mode))
+            bytes += (uint64_t)st.st_blocks * 512;
+    if (dir)
+        closedir(dir);
+    return bytes;
+}
+
+static uint64_t host_free(const struct gild_store *store) {
+    struct statvfs fs;
+    if (statvfs(store->directory, &fs) != 0)
+        return 0;
+    return (uint64_t)fs.f_bavail * fs.f_frsize;
+}
+
+uint64_t store_used_bytes(struct gild_store *store) {
+    struct gild_packs_totals packs;
+    struct gild_segments_totals segments;
+    gild_packs_get_totals(store->packs, &packs);
+    gild_segments_get_totals(store->segments, &segments);
+    return packs.file_bytes + segments.bytes + folder_bytes(store, "maps") +
+           gild_catalog_used_bytes(store->catalog);
+}
+
+int store_admit(void *context, uint64_t bytes) {
+    struct gild_store *store = context;
+    if (host_free(store) < bytes + HOST_MARGIN_BYTES)
+        return -ENOSPC;
+    if (store->size_limit_bytes && store_used_bytes(store) + bytes > store->size_limit_bytes)
+        return -ENOSPC;
+    return 0;
+}
+
+int gild_store_admit_bytes(struct gild_store *store, uint64_t bytes) {
+    return store_admit(store, bytes);
+}
+
+/* ---- open ------------------------------------------------------------------------------------ */
+
+static unsigned reactors_wanted(const struct gild_store_options *options) {
+    if (options->offline)
+        return 1;
+    long processors = sysconf(_SC_NPROCESSORS_ONLN);
+    unsigned n = options->threads ? options->threads : processors > 0 ? (unsigned)processors : 1;
+    return n > MAX_REACTORS ? MAX_REACTORS : n;
+}
+
+static int open_caches(struct gild_store *store, const struct gild_store_options *options,
+                       struct gild_error *error) {
+    uint64_t bytes = options->cache_bytes ? options->cache_bytes
+                     : options->offline   ? OFFLINE_CACHE_BYTES
+                                          : DEFAULT_CACHE_BYTES;
+    /* A quarter for map nodes and blocks of the log, the rest for groups. */
+    int err = gild_cache_create(&store->content, GILD_GROUP_BYTES, bytes / 4 * 3, 0, error);
+    if (!err)
+        err = gild_cache_create(&store->nodes, GILD_BLOCK_BYTES, bytes / 4, 0, error);
+    return err;
+}
+
+struct pack_pass {
+    struct gild_store *store;
+    struct gild_error *error;
+};
+
+static int add_pack(void *context, const void *key, size_t key_length, const void *value,
+                    size_t length) {
+    struct pack_pass *pass = context;
+    const uint8_t *k = key;
+    (void)value, (void)length;
+    if (key_length != 4)
+        return gild_fail(pass->error, GILD_CORRUPT, EBADMSG,
+                         "the catalogue of store %s has a damaged pack record",
+                         pass->store->directory);
+    uint32_t id = (uint32_t)k[0] << 24 | (uint32_t)k[1] << 16 | (uint32_t)k[2] << 8 | k[3];
+    return gild_packs_add(pass->store->packs, id, pass->error);
+}
+
+static int open_packs(struct gild_store *store, struct gild_error *error) {
+    char path[4096];
+    store_path(store, "packs", path);
+    int err = gild_packs_create(&store->packs, path, store->id, error);
+    if (err)
+        return err;
+    struct gild_txn *txn;
+    struct pack_pass pass = {store, error};
+    err = gild_txn_begin(store->catalog, false, &txn);
+    if (err)
+        return gild_fail(error, GILD_FAILED, -err, "the catalogue of store %s can not be read: %s",
+                         store->directory, strerror(-err));
+    err = gild_txn_scan(txn, GILD_TABLE_PACKS, NULL, 0, add_pack, &pass);
+    gild_txn_abort(txn);
+    return err;
+}
+
+static int open_segments(struct gild_store *store, struct gild_error *error) {
+    char path[4096];
+    store_path(store, "log", path);
+    struct gild_segments_options options = {
+        .directory = path,
+        .catalog = store->catalog,
+        .ready_target = READY_SEGMENTS,
+        .reserve = RESERVE_SEGMENTS,
+        .admit = store_admit,
+        .context = store,
+    };
+    memcpy(options.store_id, store->id, 16);
+    return gild_segments_create(&store->segments, &options, error);
+}
+
+static int open_reactors(struct gild_store *store, struct gild_error *error) {
+    uint64_t first;
+    struct gild_txn *txn;
+    int err = gild_txn_begin(store->catalog, true, &txn);
+    if (!err) {
+        err = gild_txn_next_id(txn, "stream", store->reactor_count, &first);
+        if (err)
+            gild_txn_abort(txn);
+        else
+            err = gild_txn_commit(txn);
+    }
+    if (err)
+        return gild_fail(error, gild_code_of_errno(-err), -err,
+                         "the catalogue of store %s can not be written: %s", store->directory,
+                         strerror(-err));
+    for (unsigned i = 0; i < store->reactor_count && !err; i++) {
+        store->streams[i] = first + i;
+        err = reactor_create(&store->reactors[i], store, i, store->streams[i], error);
+    }
+    return err;
+}
+
+/* An orderly end can not be taken for granted at any step, so everything here can be freed
+ * half-made. */
+static void store_free(struct gild_store *store) {
+    keeper_stop(store);
+    if (store->segments)
+        gild_segments_stop(store->segments);
+    for (unsigned i = 0; i < store->reactor_count; i++)
+        reactor_stop(&store->reactors[i]);
+    disks_drop_idle(store, true);
+    for (unsigned i = 0; i < store->reactor_count; i++)
+        reactor_destroy(&store->reactors[i]);
+    checkpoint_destroy(store);
+    keeper_destroy(store);
+    gild_segments_destroy(store->segments);
+    if (store->packs)
+        gild_packs_destroy(store->packs);
+    if (store->content)
+        gild_cache_destroy(store->content);
+    if (store->nodes)
+        gild_cache_destroy(store->nodes);
+    if (store->catalog)
+        gild_catalog_close(store->catalog);
+    if (store->lock_fd >= 0)
+        close(store->lock_fd);
+    pthread_mutex_destroy(&store->open_lock);
+    pthread_mutex_destroy(&store->disks_lock);
+    pthread_rwlock_destroy(&store->ingest_lock);
+    free(store->held_deltas);
+    free(store->held_maps);
+    free(store);
+}
+
+static int start_threads(struct gild_store *store, struct gild_error *error) {
+    int err = 0;
+    for (unsigned i = 0; i < store->reactor_count && !err; i++)
+        err = reactor_start(&store->reactors[i]);
+    if (!err && !store->offline)
+        err = gild_segments_start(store->segments);
+    if (!err)
+        err = keeper_start(store);
+    return err ? gild_fail(error, GILD_FAILED, -err,
+                           "the threads of store %s can not be started: %s", store->directory,
+                           strerror(-err))
+               : 0;
+}
+
+/* One descriptor for each segment and pack: the soft limit of 1024 would be a store of 64 GiB. */
+static void raise_descriptor_limit(void) {
+    struct rlimit limit;
+    if (getrlimit(RLIMIT_NOFILE, &limit) == 0 && limit.rlim_cur < limit.rlim_max) {
+        limit.rlim_cur = limit.rlim_max;
+        setrlimit(RLIMIT_NOFILE, &limit);
+    }
+}
+
+static int open_all(struct gild_store *store, const struct gild_store_options *options,
+                    struct gild_error *error) {
+    char path[4096];
+    store_path(store, "catalogue", path);
+    raise_descriptor_limit();
+    int err = gild_catalog_open(&store->catalog, path, CATALOGUE_BYTES, error);
+    if (!err)
+        err = open_caches(store, options, error);
+    if (!err)
+        err = open_packs(store, error);
+    if (!err)
+        err = open_segments(store, error);
+    if (!err)
+        err = open_reactors(store, error);
+    if (!err && checkpoint_create(store) != 0)
+        err = gild_fail(error, GILD_FAILED, ENOMEM, "no memory to open store %s", store->directory);
+    if (!err)
+        err = recovery_run(store, error);
+    if (!err)
+        err = collect_orphans(store, error);
+    if (!err)
+        err = start_threads(store, error);
+    return err;
+}
+
+int gild_store_open(const char *directory, const struct gild_store_options *options,
+                    struct gild_store **out, struct gild_error *error) {
+    static const struct gild_store_options defaults = {0};
+    if (!options)
+        options = &defaults;
+    if (strlen(directory) > 2000)
+        return gild_fail(error, GILD_USAGE, ENAMETOOLONG, "the store's path is too long");
+    struct gild_store *store = calloc(1, sizeof *store);
+    if (!store)
+        return gild_fail(error, GILD_FAILED, ENOMEM, "no memory to open store %s", directory);
+    struct superblock block;
+    int err = superblock_open(directory, &block, &store->lock_fd, error);
+    if (err) {
+        free(store);
+        return err;
+    }
+    snprintf(store->directory, sizeof store->directory, "%s", directory);
+    memcpy(store->id, block.id, sizeof store->id);
+    store->size_limit_bytes = block.size_limit_bytes;
+    store->offline = options->offline;
+    store->backend = options->backend;
+    store->reactor_count = reactors_wanted(options);
+    pthread_mutex_init(&store->open_lock, NULL);
+    pthread_mutex_init(&store->disks_lock, NULL);
+    pthread_rwlock_init(&store->ingest_lock, NULL);
+    err = keeper_create(store, error);
+    if (!err)
+        err = open_all(store, options, error);
+    if (err) {
+        store_free(store);
+        return err;
+    }
+    *out = store;
+    gild_store_collect(store); /* what a crash left in DROPPED */
+    return 0;
+}
+
+int gild_store_close(struct gild_store *store, struct gild_error *error) {
+    int err = gild_store_checkpoint(store, error);
+    store_free(store);
+    return err;
+}
+
+/* ---- facts ----------------------------------------------------------------------------------- */
+
+const char *gild_store_directory(const struct gild_store *store) {
+    return store->directory;
+}
+
+unsigned gild_store_reactor_count(const struct gild_store *store) {
+    return store->reactor_count;
+}
+
+struct gild_loop *gild_store_reactor(const struct gild_store *store, unsigned index) {
+    return store->reactors[index].loop;
+}
+
+struct gild_catalog *gild_store_catalog(struct gild_store *store) {
+    return store->catalog;
+}
+
+struct gild_packs *gild_store_packs(struct gild_store *store) {
+    return store->packs;
+}
+
+const uint8_t *gild_store_id(const struct gild_store *store) {
+    return store->id;
+}
+
+static int count_tables(struct gild_store *store, struct gild_store_info *info) {
+    struct gild_txn *txn;
+    int err = gild_txn_begin(store->catalog, false, &txn);
+    if (err)
+        return err;
+    err = gild_txn_count(txn, GILD_TABLE_IMAGES, &info->images);
+    if (!err)
+        err = gild_txn_count(txn, GILD_TABLE_VERSIONS, &info->versions);
+    if (!err)
+        err = gild_txn_count(txn, GILD_TABLE_DESKTOPS, &info->desktops);
+    if (!err)
+        err = gild_txn_count(txn, GILD_TABLE_POOLS, &info->pools);
+    gild_txn_abort(txn);
+    return err;
+}
+
+static void id_text(const uint8_t id[16], char text[37]) {
+    char *at = text;
+    for (unsigned i = 0; i < 16; i++) {
+        if (i == 4 || i == 6 || i == 8 || i == 10)
+            *at++ = '-';
+        at += snprintf(at, 3, "%02x", id[i]);
+    }
+}
+
+int gild_store_get_info(struct gild_store *store, struct gild_store_info *info,
+                        struct gild_error *error) {
+    struct gild_packs_totals packs;
+    struct gild_segments_totals segments;
+    struct gild_cache_stats content, nodes;
+    memset(info, 0, sizeof *info);
+    int err = count_tables(store, info);
+    if (err)
+        return gild_fail(error, gild_code_of_errno(-err), -err,
+                         "the catalogue of store %s can not be read: %s", store->directory,
+                         strerror(-err));
+    gild_packs_get_totals(store->packs, &packs);
+    gild_segments_get_totals(store->segments, &segments);
+    gild_cache_get_stats(store->content, &content);
+    gild_cache_get_stats(store->nodes, &nodes);
+    id_text(store->id, info->id);
+    info->format = GILD_STORE_FORMAT;
+    info->size_limit_bytes = store->size_limit_bytes;
+    info->pack_bytes = packs.file_bytes;
+    info->log_bytes = segments.bytes;
+    info->map_bytes = folder_bytes(store, "maps");
+    info->catalogue_bytes = gild_catalog_used_bytes(store->catalog);
+    info->used_bytes = info->pack_bytes + info->log_bytes + info->map_bytes + info->catalogue_bytes;
+    uint64_t host = host_free(store);
+    info->free_bytes = host > HOST_MARGIN_BYTES ? host - HOST_MARGIN_BYTES : 0;
+    if (info->size_limit_bytes) {
+        uint64_t left = info->used_bytes < info->size_limit_bytes
+                            ? info->size_limit_bytes - info->used_bytes
+                            : 0;
+        if (left < info->free_bytes)
+            info->free_bytes = left;
+    }
+    /* Segments that are ready hold nothing yet. */
+    info->free_bytes += segments.ready * GILD_SEGMENT_BYTES;
+    info->capacity_bytes =
+        info->used_bytes - segments.ready * GILD_SEGMENT_BYTES + info->free_bytes;
+    info->cache_bytes = content.frames * GILD_GROUP_BYTES + nodes.frames * GILD_BLOCK_BYTES;
+    info->cache_used_bytes = content.used * GILD_GROUP_BYTES + nodes.used * GILD_BLOCK_BYTES;
+    info->recovered_batches = store->recovered_batches;
+    info->backend = gild_loop_backend_name(store->reactors[0].loop);
+    info->reactors = store->reactor_count;
+    return 0;
+}
