@@ -402,6 +402,7 @@ int checkpoint_run(struct gild_store *store) {
     gild_segments_each(store->segments, segment_committed, NULL);
     keeper_call_all(store, CALL_SETTLE);
     recycle_empty(store);
+    gild_segments_quiet(store->segments);
     return 0;
 }
 

@@ -311,9 +311,9 @@ static int open_all(struct gild_store *store, const struct gild_store_options *o
     if (!err && checkpoint_create(store) != 0)
         err = gild_fail(error, GILD_FAILED, ENOMEM, "no memory to open store %s", store->directory);
     if (!err)
-        err = recovery_run(store, error);
-    if (!err)
         err = collect_orphans(store, error);
+    if (!err)
+        err = recovery_run(store, error);
     if (!err)
         err = start_threads(store, error);
     return err;

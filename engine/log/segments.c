@@ -53,6 +53,7 @@ struct gild_segments {
     unsigned ready_count;
     struct gild_segment *spare; /* emptied files that wait for a new serial */
     unsigned spare_count;
+    unsigned taken_lately; /* since the last checkpoint: about as many will be wanted soon */
     struct gild_segment_waiter *waiters;
     uint64_t count, lowest, highest;
     void *zeroes;
@@ -349,6 +350,7 @@ struct gild_segment *gild_segments_take(struct gild_segments *s, bool holds_node
         if (!s->ready)
             s->ready_tail = &s->ready;
         s->ready_count--;
+        s->taken_lately++;
         segment->holds_nodes = holds_nodes;
         segment->next = NULL;
         atomic_store(&segment->taken, true);
@@ -388,7 +390,7 @@ int gild_segments_recycle(struct gild_segments *s, struct gild_segment *segment)
     char path[4096];
     pthread_mutex_lock(&s->lock);
     table_remove(s, segment);
-    bool keep = s->spare_count + s->ready_count < 2 * s->options.ready_target;
+    bool keep = s->spare_count + s->ready_count < s->options.ready_target + s->taken_lately;
     if (keep) {
         segment->next = s->spare;
         s->spare = segment;
@@ -533,6 +535,12 @@ int gild_segments_add(struct gild_segments *s, uint64_t serial,
                          "the log segment %s has a newer format: use a newer gild", path);
     return gild_fail(error, err == -ENOENT ? GILD_CORRUPT : gild_code_of_errno(-err), -err,
                      "the log segment %s can not be opened: %s", path, strerror(-err));
+}
+
+void gild_segments_quiet(struct gild_segments *s) {
+    pthread_mutex_lock(&s->lock);
+    s->taken_lately = 0;
+    pthread_mutex_unlock(&s->lock);
 }
 
 void gild_segments_offer(struct gild_segments *s, struct gild_segment *segment) {

@@ -111,6 +111,10 @@ int gild_segments_each(struct gild_segments *segments, gild_segments_visit *visi
  * under a new serial, or its file is unlinked if there are enough. Blocking. */
 int gild_segments_recycle(struct gild_segments *segments, struct gild_segment *segment);
 
+/* The end of a checkpoint: how many segments were taken since the last one is how many are worth
+ * keeping when the next ones are recycled. */
+void gild_segments_quiet(struct gild_segments *segments);
+
 struct gild_segments_totals {
     uint64_t count, ready, bytes;
 };
