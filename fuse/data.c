@@ -408,10 +408,10 @@ static bool parse_write(struct request *request) {
     request->error = request->handle->writable ? 0 : -EBADF;
     if (request->error || !in->size)
         return false;
-    request->error = -EFBIG;
-    if (!set_range(request, in->offset, in->size))
+    if (!set_range(request, in->offset, in->size) || request->bytes < in->size) {
+        request->error = -EFBIG; /* as a whole: the kernel makes EIO of a write in part */
         return false;
-    request->error = 0;
+    }
     /* The flags of an O_SYNC or O_DSYNC file come with each write. */
     if (in->flags & O_DSYNC)
         request->op_flags = GILD_OP_FUA;
