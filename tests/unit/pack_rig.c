@@ -147,9 +147,9 @@ int rig_ingest(struct rig *rig, const uint64_t *numbers, size_t count, unsigned 
     return err;
 }
 
-int rig_read(struct rig *rig, uint64_t place, uint8_t *block) {
+/* Reads the group of a place into `out`: its blocks, or -errno. */
+static int read_group(struct rig *rig, uint64_t place, uint8_t *out) {
     static _Alignas(4096) uint8_t page[4096], cover[GILD_GROUP_BYTES + 2 * 4096];
-    static uint8_t out[GILD_GROUP_BYTES];
     struct gild_pack_page where;
     struct gild_pack_frame frame;
     uint32_t pack = gild_place_pack_id(place), group = gild_place_group(place);
@@ -168,25 +168,28 @@ int rig_read(struct rig *rig, uint64_t place, uint8_t *block) {
          "frame");
     err =
         gild_pack_decode(cover + (frame.file_offset - frame.read_offset), &frame, pack, group, out);
-    if (err)
-        return err;
-    if (gild_place_slot(place) >= frame.blocks)
-        return -EUCLEAN;
-    memcpy(block, out + gild_place_slot(place) * BLOCK, BLOCK);
-    return 0;
+    return err ? err : (int)frame.blocks;
 }
 
 size_t rig_verify(struct rig *rig, const uint64_t *numbers, size_t count, size_t *refused) {
-    uint8_t expected[BLOCK], block[BLOCK];
+    static uint8_t group[GILD_GROUP_BYTES];
+    uint8_t expected[BLOCK];
+    uint64_t in_hand = 0; /* the group's place; no place is 0 */
     size_t right = 0;
+    int blocks = 0;
     *refused = 0;
     for (size_t i = 0; i < count; i++) {
-        rig_block(numbers[i], expected);
-        if (rig_read(rig, rig->place[i], block) != 0)
+        const uint8_t *block = group + gild_place_slot(rig->place[i]) * BLOCK;
+        if (in_hand != (rig->place[i] & ~15ull)) {
+            in_hand = rig->place[i] & ~15ull;
+            blocks = read_group(rig, in_hand, group);
+        }
+        if ((int)gild_place_slot(rig->place[i]) >= blocks) {
             ++*refused;
-        else
-            right +=
-                memcmp(block, expected, BLOCK) == 0 && rig->check[i] == gild_block_check(block, 0);
+            continue;
+        }
+        rig_block(numbers[i], expected);
+        right += memcmp(block, expected, BLOCK) == 0 && rig->check[i] == gild_block_check(block, 0);
     }
     return right;
 }

@@ -1,5 +1,5 @@
 /* What the tests of packs share: a folder of packs, blocks made from numbers, an ingest with its
- * places kept, and reading a place the way a disk does. */
+ * places kept, and reading places the way a disk does. */
 #ifndef PACK_RIG_H
 #define PACK_RIG_H
 
@@ -37,11 +37,8 @@ struct gild_ingest_options rig_options(struct rig *rig, unsigned threads);
 int rig_ingest(struct rig *rig, const uint64_t *numbers, size_t count, unsigned threads,
                uint64_t target_bytes, struct gild_ingest_totals *totals);
 
-/* Reads the block at a place. 0 or -errno. */
-int rig_read(struct rig *rig, uint64_t place, uint8_t *block);
-
-/* Reads tag i's place for each i < count: how many gave exactly block numbers[i]; *refused counts
- * those that gave an error; the rest gave wrong data. */
+/* Reads, as a disk does, tag i's place for each i < count: how many gave exactly block numbers[i];
+ * *refused counts those that gave an error; the rest gave wrong data. */
 size_t rig_verify(struct rig *rig, const uint64_t *numbers, size_t count, size_t *refused);
 
 size_t rig_files(const struct rig *rig); /* in the folder, whatever their names */
