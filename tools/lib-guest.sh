@@ -128,8 +128,8 @@ guest_end() {
 }
 
 guest_kill() {
-    kill -KILL "${guest_pid[$1]}" 2>/dev/null
-    wait "${guest_pid[$1]}" 2>/dev/null
+    kill -KILL "${guest_pid[$1]}" 2>/dev/null || true
+    wait "${guest_pid[$1]}" 2>/dev/null || true
     unset "guest_pid[$1]"
 }
 

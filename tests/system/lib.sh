@@ -1,6 +1,7 @@
 # What the system tests share. Sourced by bash after GILD and GILDD are set (ctest sets them).
 # shellcheck shell=bash
-set -euo pipefail
+set -Eeuo pipefail
+trap 'echo "FAILED: ${BASH_SOURCE[0]##*/} line $LINENO: $BASH_COMMAND" >&2' ERR
 top=$(cd "$(dirname "${BASH_SOURCE[0]}")/../.." && pwd -P)
 . "$top/tools/lib-common.sh"
 . "$top/tools/lib-guest.sh"
