@@ -2,11 +2,14 @@
  * about short file transfers, over a backend that makes them. */
 #include <CUnit/Basic.h>
 #include <errno.h>
-#include <stdatomic.h>
+#include <linux/filter.h>
+#include <linux/seccomp.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
-#include <time.h>
+#include <sys/prctl.h>
+#include <sys/syscall.h>
+#include <sys/wait.h>
 #include <unistd.h>
 
 #include "base/prng.h"
@@ -421,6 +424,62 @@ static void test_short_transfers_are_resumed(void) {
     CU_ASSERT_EQUAL(transferred(&backend, &cancelled), -ECANCELED);
 }
 
+/* ---- where io_uring is refused ------------------------------------------------------------- */
+
+/* As a container's seccomp filter does it. */
+static int refuse_io_uring(void) {
+    struct sock_filter filter[] = {
+        BPF_STMT(BPF_LD | BPF_W | BPF_ABS, offsetof(struct seccomp_data, nr)),
+        BPF_JUMP(BPF_JMP | BPF_JEQ | BPF_K, __NR_io_uring_setup, 0, 1),
+        BPF_STMT(BPF_RET | BPF_K, SECCOMP_RET_ERRNO | EPERM),
+        BPF_STMT(BPF_RET | BPF_K, SECCOMP_RET_ALLOW),
+    };
+    struct sock_fprog program = {sizeof filter / sizeof *filter, filter};
+    if (prctl(PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0))
+        return -errno;
+    return prctl(PR_SET_SECCOMP, SECCOMP_MODE_FILTER, &program) ? -errno : 0;
+}
+
+enum { SERVED_BY_THREADS = 10, NO_FILTER, NOT_REFUSED, NO_SENTENCE, NOT_SERVED };
+
+static int serve_without_io_uring(void) {
+    struct gild_loop_options uring = {.backend = GILD_LOOP_URING}, any = {0};
+    struct gild_loop *loop;
+    struct gild_error error = {0};
+    if (refuse_io_uring())
+        return NO_FILTER;
+    if (gild_loop_create(&loop, &uring, &error) != -EPERM)
+        return NOT_REFUSED;
+    if (!strstr(error.message, "io_uring is refused"))
+        return NO_SENTENCE;
+    for (int i = 0; i < 2; i++) {
+        if (gild_loop_create(&loop, &any, &error) ||
+            strcmp(gild_loop_backend_name(loop), "threads"))
+            return NOT_SERVED;
+        gild_loop_destroy(loop);
+    }
+    return SERVED_BY_THREADS;
+}
+
+static void test_threads_serve_where_io_uring_is_refused_and_say_so_once(void) {
+    char text[2048] = {0};
+    int ends[2], status;
+    CU_ASSERT_EQUAL_FATAL(pipe(ends), 0);
+    pid_t child = fork();
+    if (child == 0) {
+        dup2(ends[1], STDERR_FILENO);
+        _exit(serve_without_io_uring());
+    }
+    close(ends[1]);
+    CU_ASSERT_EQUAL(waitpid(child, &status, 0), child);
+    CU_ASSERT_TRUE(WIFEXITED(status));
+    CU_ASSERT_EQUAL(WEXITSTATUS(status), SERVED_BY_THREADS);
+    CU_ASSERT_TRUE(read(ends[0], text, sizeof text - 1) > 0);
+    CU_ASSERT_PTR_NOT_NULL(strstr(text, "threads instead"));
+    CU_ASSERT_PTR_EQUAL(strchr(text, '\n'), text + strlen(text) - 1);
+    close(ends[0]);
+}
+
 /* ---- suites -------------------------------------------------------------------------------- */
 
 static int use_uring(void) {
@@ -453,6 +512,7 @@ int main(void) {
         return 1;
     CU_pSuite suite = CU_add_suite("loop", NULL, NULL);
     CU_ADD_TEST(suite, test_short_transfers_are_resumed);
+    CU_ADD_TEST(suite, test_threads_serve_where_io_uring_is_refused_and_say_so_once);
     if (gild_loop_create(&loop, &uring, &error)) {
         printf("SKIPPED on io_uring: %s\n", error.message);
     } else {
