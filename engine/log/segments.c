@@ -55,7 +55,8 @@ struct gild_segments {
     unsigned spare_count;
     unsigned taken_lately; /* since the last checkpoint: about as many will be wanted soon */
     struct gild_segment_waiter *waiters;
-    uint64_t count, lowest, highest;
+    uint64_t count;
+    _Atomic uint64_t lowest, highest; /* serials ever in the table */
     void *zeroes;
 };
 
@@ -133,7 +134,8 @@ static void table_remove(struct gild_segments *s, struct gild_segment *segment) 
 }
 
 int gild_segments_each(struct gild_segments *s, gild_segments_visit *visit, void *context) {
-    for (uint64_t serial = s->lowest; serial <= s->highest; serial++) {
+    uint64_t highest = atomic_load(&s->highest);
+    for (uint64_t serial = atomic_load(&s->lowest); serial <= highest; serial++) {
         struct gild_segment *segment = gild_segments_find(s, serial);
         int err = segment ? visit(context, segment) : 0;
         if (err)
