@@ -24,7 +24,7 @@ struct gild_disk {
     uint8_t *bytes;
     uint8_t *allocated; /* one byte a block */
     struct gild_loop *loop;
-    unsigned opens, writers;
+    atomic_uint opens, writers;
     const char *door;
 };
 
@@ -42,7 +42,7 @@ struct gild_store {
     struct reactor reactors[MAX_REACTORS];
     unsigned reactor_count;
     struct gild_disk disks[MAX_DISKS];
-    unsigned disk_count;
+    atomic_uint disk_count;
     uint64_t next_inode;
     _Atomic enum fake_mode mode;
     struct fake_counts counts;
@@ -108,7 +108,7 @@ void fake_store_add(struct gild_store *store, const char *path, uint64_t size_by
                     unsigned reactor) {
     pthread_mutex_lock(&store->lock);
     assert(store->disk_count < MAX_DISKS && reactor < store->reactor_count);
-    struct gild_disk *disk = &store->disks[store->disk_count++];
+    struct gild_disk *disk = &store->disks[store->disk_count];
     disk->store = store;
     snprintf(disk->path, sizeof(disk->path), "%s", path);
     disk->size_bytes = size_bytes;
@@ -120,6 +120,7 @@ void fake_store_add(struct gild_store *store, const char *path, uint64_t size_by
                        MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
     disk->allocated = calloc(1, size_bytes / GILD_BLOCK_BYTES + 1);
     assert(disk->bytes != MAP_FAILED && disk->allocated);
+    store->disk_count++;
     pthread_mutex_unlock(&store->lock);
 }
 
@@ -138,11 +139,38 @@ void fake_store_remove(struct gild_store *store, const char *path) {
     pthread_mutex_unlock(&store->lock);
 }
 
+struct visit {
+    struct gild_task task;
+    pthread_mutex_t lock;
+    pthread_cond_t changed;
+    bool done;
+};
+
+static void arrive(struct gild_task *task) {
+    struct visit *visit = (struct visit *)(void *)task;
+    pthread_mutex_lock(&visit->lock);
+    visit->done = true;
+    pthread_cond_signal(&visit->changed);
+    pthread_mutex_unlock(&visit->lock);
+}
+
+/* Comes back once the loop has passed all that it was in: what it did is then seen here. */
+static void visit_loop(struct gild_loop *loop) {
+    struct visit visit = {
+        .task.run = arrive, .lock = PTHREAD_MUTEX_INITIALIZER, .changed = PTHREAD_COND_INITIALIZER};
+    gild_loop_post(loop, &visit.task);
+    pthread_mutex_lock(&visit.lock);
+    while (!visit.done)
+        pthread_cond_wait(&visit.changed, &visit.lock);
+    pthread_mutex_unlock(&visit.lock);
+}
+
 uint8_t *fake_store_bytes(struct gild_store *store, const char *path) {
     pthread_mutex_lock(&store->lock);
     struct gild_disk *disk = find(store, path);
     pthread_mutex_unlock(&store->lock);
     assert(disk);
+    visit_loop(disk->loop);
     return disk->bytes;
 }
 

@@ -27,6 +27,7 @@ struct fake_counts *fake_store_counts(struct gild_store *store);
 void fake_store_add(struct gild_store *store, const char *path, uint64_t size_bytes, bool read_only,
                     unsigned reactor);
 void fake_store_remove(struct gild_store *store, const char *path);
+/* The disk's bytes, as its loop left them; call it again after the loop has worked. */
 uint8_t *fake_store_bytes(struct gild_store *store, const char *path);
 
 #endif
