@@ -83,7 +83,7 @@ const char *gild_loop_backend_name(const struct gild_loop *loop);
 /* True on the thread that runs this loop. Any thread. */
 bool gild_loop_is_current(const struct gild_loop *loop);
 
-/* Queues the task for the loop's thread and wakes it if it sleeps. Any thread; wait-free for the
+/* Queues the task for the loop's thread and wakes it if it sleeps. Any thread; lock-free for the
  * caller but for the wake-up; FIFO per posting thread. */
 void gild_loop_post(struct gild_loop *loop, struct gild_task *task);
 
