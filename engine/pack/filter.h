@@ -29,6 +29,12 @@ static inline void pack_filter_set(struct pack_filter_block *filter, uint64_t bl
         block->word[i] |= 1u << (bits >> (5 * i) & 31);
 }
 
+static inline void pack_filter_prefetch(const struct pack_filter_block *filter, uint64_t blocks,
+                                        const uint8_t *fingerprint) {
+    uint64_t bits;
+    __builtin_prefetch(&filter[pack_filter_at(fingerprint, blocks, &bits)]);
+}
+
 /* False: certainly not in it. */
 static inline bool pack_filter_has(const struct pack_filter_block *filter, uint64_t blocks,
                                    const uint8_t *fingerprint) {

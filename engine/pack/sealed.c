@@ -231,13 +231,16 @@ int64_t pack_find(struct pack *pack, const uint8_t fingerprint[GILD_FINGERPRINT_
 
 unsigned pack_find_many(struct pack *pack, const uint8_t (*fingerprints)[GILD_FINGERPRINT_BYTES],
                         unsigned count, uint64_t *places) {
+    uint64_t blocks = pack->layout.filter_blocks;
     unsigned found = 0;
     if (!pack->filter)
         return 0;
+    /* With many packs each question is a cache miss: all are begun before one is waited for. */
+    for (unsigned i = 0; i < count; i++)
+        if (!places[i])
+            pack_filter_prefetch(pack->filter, blocks, fingerprints[i]);
     for (unsigned i = 0; i < count; i++) {
-        /* Questions do not depend on each other, so their cache misses overlap. */
-        if (places[i] ||
-            !pack_filter_has(pack->filter, pack->layout.filter_blocks, fingerprints[i]))
+        if (places[i] || !pack_filter_has(pack->filter, blocks, fingerprints[i]))
             continue;
         count_hit(pack);
         int64_t where = search_pages(pack, fingerprints[i]);
