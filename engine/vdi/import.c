@@ -25,7 +25,6 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/stat.h>
-#include <time.h>
 #include <unistd.h>
 
 #include "base/bytes.h"
@@ -35,6 +34,7 @@
 #include "map/sealed.h"
 #include "pack/pack.h"
 #include "vdi/content_hash.h"
+#include "vdi/lookup.h"
 #include "vdi/source.h"
 #include "vdi/vdi.h"
 
@@ -258,14 +258,12 @@ static int seal(struct import *import) {
 
 static void fill_records(struct import *import) {
     struct gild_ingest_totals totals;
-    struct timespec now;
     struct gild_rec_version *version = &import->version;
     struct gild_rec_map *map = import->map_record;
-    clock_gettime(CLOCK_REALTIME, &now);
     gild_ingest_get_totals(import->ingest, &totals);
     version->map_id = import->map_id;
     version->size_bytes = import->size_bytes;
-    version->created_ns = (uint64_t)now.tv_sec * 1000000000u + (uint64_t)now.tv_nsec;
+    version->created_ns = vdi_now_ns();
     version->stage = GILD_STAGE_PRODUCTION;
     version->data_blocks = import->data_blocks;
     version->new_blocks = totals.blocks_new;
@@ -329,28 +327,14 @@ static int put_packs(struct import *import, struct gild_txn *txn) {
 /* The next number of the image, and its record. */
 static int put_version(struct import *import, struct gild_txn *txn) {
     const char *name = import->request->name;
-    uint8_t encoded[1024], key[GILD_NAME_MAX + 1 + 4];
-    struct gild_rec_image image = {.latest_version = 0, .created_ns = import->version.created_ns};
-    size_t name_length = strlen(name), length = sizeof(encoded);
-    int result = gild_txn_get(txn, GILD_TABLE_IMAGES, name, name_length, encoded, &length);
-    if (result == 0) {
-        result = gild_rec_image_decode(&image, encoded, length);
-    } else if (result == -ENOENT) {
-        result = 0;
-    }
-    if (result < 0) {
+    struct gild_rec_image image = {.created_ns = import->version.created_ns};
+    int result = vdi_get_image(txn, name, &image);
+    if (result < 0 && result != -ENOENT) {
         return result;
     }
     import->version_number = ++image.latest_version;
-    length = gild_rec_image_encode(&image, encoded);
-    result = gild_txn_put(txn, GILD_TABLE_IMAGES, name, name_length, encoded, length);
-    if (result < 0) {
-        return result;
-    }
-    memcpy(key, name, name_length + 1);
-    gild_put_be32(key + name_length + 1, import->version_number);
-    length = gild_rec_version_encode(&import->version, encoded);
-    return gild_txn_put(txn, GILD_TABLE_VERSIONS, key, name_length + 5, encoded, length);
+    result = vdi_put_image(txn, name, &image);
+    return result ? result : vdi_put_version(txn, name, import->version_number, &import->version);
 }
 
 /* *committed: it is, or (after an I/O error) may be. */
@@ -382,18 +366,12 @@ static int commit(struct import *import, bool *committed) {
 /* ---- the verb -------------------------------------------------------------------------------- */
 
 static int begin(struct import *import) {
-    const struct gild_image_import *request = import->request;
     struct gild_store *store = import->store;
     char folder[4096];
     long processors = sysconf(_SC_NPROCESSORS_ONLN);
-    int result = vdi_source_open(&import->source, request->source, request->format,
-                                 request->allow_backing, import->error);
-    if (result < 0) {
-        return result;
-    }
     import->size_bytes = vdi_source_size_bytes(import->source);
     import->map_record = calloc(1, sizeof(*import->map_record));
-    result = import->map_record ? take_id(store, "map", &import->map_id) : -ENOMEM;
+    int result = import->map_record ? take_id(store, "map", &import->map_id) : -ENOMEM;
     result = result ? result : vdi_content_hash_create(&import->hash, import->size_bytes);
     if (result < 0) {
         return fail_storing(import, result);
@@ -412,7 +390,6 @@ static int begin(struct import *import) {
 }
 
 static void end(struct import *import, bool keep) {
-    vdi_source_close(import->source);
     if (import->ingest) {
         gild_ingest_destroy(import->ingest, keep);
     }
@@ -432,6 +409,12 @@ int gild_image_import(struct gild_store *store, const struct gild_image_import *
     if (result < 0) {
         return result;
     }
+    /* Looking at a foreign image may take a while: before anything of the store is held. */
+    result = vdi_source_open(&import.source, request->source, request->format,
+                             request->allow_backing, error);
+    if (result < 0) {
+        return result;
+    }
     gild_store_ingest_begin(store);
     result = begin(&import);
     result = result ? result : pump(&import);
@@ -440,6 +423,7 @@ int gild_image_import(struct gild_store *store, const struct gild_image_import *
     result = result ? result : commit(&import, &committed);
     end(&import, committed);
     gild_store_ingest_end(store);
+    vdi_source_close(import.source);
     if (result < 0) {
         return result;
     }
