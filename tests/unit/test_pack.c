@@ -3,6 +3,7 @@
 #include <CUnit/Basic.h>
 #include <errno.h>
 #include <pthread.h>
+#include <sched.h>
 #include <signal.h>
 #include <stdatomic.h>
 #include <stdlib.h>
@@ -175,7 +176,9 @@ static void a_full_disk_leaves_nothing(void) {
     CU_ASSERT_EQUAL(rig_ingest(&rig, numbers, COUNT, 2, 0, NULL), -EFBIG);
     setrlimit(RLIMIT_FSIZE, &before);
     CU_ASSERT_EQUAL(rig_files(&rig), 0);
-    if (mount("none", rig.folder, "tmpfs", 0, "size=6m") == 0) {
+    /* In a mount namespace of its own, so that a test that dies leaves no mount behind. */
+    if (unshare(CLONE_NEWNS) == 0 && mount(NULL, "/", NULL, MS_REC | MS_PRIVATE, NULL) == 0 &&
+        mount("none", rig.folder, "tmpfs", 0, "size=6m") == 0) {
         for (unsigned threads = 0; threads < 3; threads++) {
             rig.last_id = 0;
             CU_ASSERT_EQUAL(rig_ingest(&rig, numbers, COUNT, threads, 2 << 20, NULL), -ENOSPC);
