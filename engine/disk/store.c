@@ -81,6 +81,8 @@ int gild_store_init(const char *directory, uint64_t size_bytes, struct gild_erro
                             "folder %s can not be made: %s", path, strerror(errno));
     }
     if (!err)
+        err = make_catalogue(directory, error);
+    if (!err)
         err = superblock_create(directory, size_bytes, error);
     if (!err && sync_path(directory) != 0)
         err = gild_fail(error, GILD_FAILED, errno, "folder %s can not be synced: %s", directory,
@@ -89,6 +91,7 @@ int gild_store_init(const char *directory, uint64_t size_bytes, struct gild_erro
         return 0;
     snprintf(path, sizeof path, "%s/superblock", directory);
     unlink(path);
+    remove_catalogue(directory);
     while (done--) {
         snprintf(path, sizeof path, "%s/%s", directory, folders[done]);
         rmdir(path);
@@ -96,6 +99,40 @@ int gild_store_init(const char *directory, uint64_t size_bytes, struct gild_erro
     if (made)
         rmdir(directory);
     return err;
+}
+
+/* The catalogue is made with the store, so that one that is missing later is a loss and never taken
+ * for an empty one (whose orphans would be cleaned up). */
+static int make_catalogue(const char *directory, struct gild_error *error) {
+    char path[4096];
+    struct gild_catalog *catalog;
+    snprintf(path, sizeof path, "%s/catalogue", directory);
+    int err = gild_catalog_open(&catalog, path, CATALOGUE_BYTES, error);
+    if (err)
+        return err;
+    gild_catalog_close(catalog);
+    return 0;
+}
+
+static void remove_catalogue(const char *directory) {
+    static const char *const names[] = {"data.mdb", "lock.mdb"};
+    char path[4096];
+    for (size_t i = 0; i < 2; i++) {
+        snprintf(path, sizeof path, "%s/catalogue/%s", directory, names[i]);
+        unlink(path);
+    }
+}
+
+static int catalogue_is_there(const struct gild_store *store, struct gild_error *error) {
+    char path[4096];
+    struct stat st;
+    store_path(store, "catalogue/data.mdb", path);
+    if (stat(path, &st) == 0 && st.st_size > 0)
+        return 0;
+    return gild_fail(
+        error, GILD_CORRUPT, EBADMSG,
+        "the catalogue %s is missing or empty: restore it from a backup; nothing was changed",
+        path);
 }
 
 /* ---- space ----------------------------------------------------------------------------------- */
@@ -299,7 +336,9 @@ static int open_all(struct gild_store *store, const struct gild_store_options *o
     char path[4096];
     store_path(store, "catalogue", path);
     raise_descriptor_limit();
-    int err = gild_catalog_open(&store->catalog, path, CATALOGUE_BYTES, error);
+    int err = catalogue_is_there(store, error);
+    if (!err)
+        err = gild_catalog_open(&store->catalog, path, CATALOGUE_BYTES, error);
     if (!err)
         err = open_caches(store, options, error);
     if (!err)

@@ -82,6 +82,7 @@ static void appended(struct gild_disk *disk, uint64_t blocks) {
     struct reactor *reactor = disk->reactor;
     reactor->appended_blocks += blocks;
     disk_mark_dirty(disk);
+    atomic_store_explicit(&disk->mapped_blocks, disk->map.mapped_blocks, memory_order_relaxed);
     if (!reactor->asked && (reactor->appended_blocks > CHECKPOINT_BLOCKS ||
                             reactor->pool.used > reactor->pool.limit / 2)) {
         reactor->asked = true;

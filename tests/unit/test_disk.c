@@ -528,6 +528,23 @@ static void test_a_full_store_refuses_and_keeps(void) {
     remove_store();
 }
 
+/* An empty catalogue where there was one must not make orphans of everything. */
+static void test_a_lost_catalogue_is_refused(void) {
+    struct gild_error error = {0};
+    struct gild_store *store = NULL;
+    make_store(0);
+    store = open_store(1);
+    char path[128];
+    struct stat st;
+    CU_ASSERT_EQUAL(gild_store_close(store, &error), 0);
+    snprintf(path, sizeof path, "%s/catalogue/data.mdb", directory);
+    CU_ASSERT_EQUAL(unlink(path), 0);
+    CU_ASSERT_EQUAL(gild_store_open(directory, NULL, &store, &error), -EBADMSG);
+    CU_ASSERT_EQUAL(error.code, GILD_CORRUPT);
+    CU_ASSERT_NOT_EQUAL(stat(path, &st), 0);
+    remove_store();
+}
+
 static void test_on_threads(void) {
     backend = GILD_LOOP_THREADS;
     test_reads_return_what_was_written();
@@ -549,6 +566,7 @@ int main(void) {
                 test_a_second_owner_and_a_second_door_are_refused);
     CU_add_test(suite, "D4: what a deleted disk held is freed",
                 test_dropped_deltas_free_their_segments);
+    CU_add_test(suite, "D6: a lost catalogue is refused", test_a_lost_catalogue_is_refused);
     CU_add_test(suite, "D7: a full store refuses and keeps", test_a_full_store_refuses_and_keeps);
     CU_basic_set_mode(CU_BRM_VERBOSE);
     CU_basic_run_tests();
