@@ -1,0 +1,79 @@
+/* The verbs on the store itself: info, check. Any thread but a reactor's. */
+#include <errno.h>
+
+#include "control/control.h"
+
+json_t *control_store_info(struct control_call *call) {
+    struct gild_store_info info;
+    if (gild_store_get_info(call->store, &info, call->error))
+        return NULL;
+    json_t *answer = json_pack("{s:o, s:s, s:i, s:b, s:s, s:i}", "directory",
+                               control_json_text(gild_store_directory(call->store)), "id", info.id,
+                               "format", (int)info.format, "served", call->doors != NULL,
+                               "io_backend", info.backend, "reactors", (int)info.reactors);
+    const struct {
+        const char *key;
+        uint64_t value;
+    } numbers[] = {
+        {"capacity_bytes", info.capacity_bytes},
+        {"used_bytes", info.used_bytes},
+        {"free_bytes", info.free_bytes},
+        {"pack_bytes", info.pack_bytes},
+        {"log_bytes", info.log_bytes},
+        {"map_bytes", info.map_bytes},
+        {"catalogue_bytes", info.catalogue_bytes},
+        {"images", info.images},
+        {"versions", info.versions},
+        {"desktops", info.desktops},
+        {"pools", info.pools},
+        {"cache_bytes", info.cache_bytes},
+        {"cache_used_bytes", info.cache_used_bytes},
+        {"recovered_batches", info.recovered_batches},
+    };
+    int bad = json_object_set_new(
+        answer, "size_limit_bytes",
+        info.size_limit_bytes ? json_integer((json_int_t)info.size_limit_bytes) : json_null());
+    for (size_t i = 0; i < sizeof numbers / sizeof numbers[0]; i++)
+        bad |=
+            json_object_set_new(answer, numbers[i].key, json_integer((json_int_t)numbers[i].value));
+    if (bad) {
+        json_decref(answer);
+        return NULL;
+    }
+    return answer;
+}
+
+/* A store in ruins has more to say than anybody reads; the count tells the rest. */
+#define FINDINGS_MAX 1000u
+
+static void note_finding(void *context, const char *sentence) {
+    json_t *findings = context;
+    if (json_array_size(findings) < FINDINGS_MAX)
+        json_array_append_new(findings, control_json_text(sentence));
+}
+
+json_t *control_store_check(struct control_call *call) {
+    struct gild_check_result result;
+    struct gild_error error = {0};
+    json_t *findings = json_array();
+    int err = gild_store_check(call->store, note_finding, findings, &result, call->error);
+    if (err && !(err == -EUCLEAN && result.findings)) {
+        json_decref(findings);
+        return NULL;
+    }
+    json_t *answer = json_pack(
+        "{s:b, s:I, s:o, s:I, s:I, s:I, s:I, s:I}", "clean", result.findings == 0, "finding_count",
+        (json_int_t)result.findings, "findings", findings, "disks", (json_int_t)result.disks,
+        "maps", (json_int_t)result.maps, "packs", (json_int_t)result.packs, "segments",
+        (json_int_t)result.segments, "blocks", (json_int_t)result.blocks);
+    if (!answer || !result.findings)
+        return answer;
+    gild_fail(&error, GILD_CORRUPT, EUCLEAN,
+              "the check of store %s found %llu faults; copy off what still reads, then restore "
+              "the store from a backup",
+              gild_store_directory(call->store), (unsigned long long)result.findings);
+    json_t *outcome = control_error_json(&error);
+    json_object_update(answer, outcome);
+    json_decref(outcome);
+    return answer;
+}
