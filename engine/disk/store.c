@@ -57,6 +57,28 @@ static bool is_empty(const char *directory) {
     return empty;
 }
 
+/* The catalogue is made with the store, so that one that is missing later is a loss and never taken
+ * for an empty one (whose orphans would be cleaned up). */
+static int make_catalogue(const char *directory, struct gild_error *error) {
+    char path[4096];
+    struct gild_catalog *catalog;
+    snprintf(path, sizeof path, "%s/catalogue", directory);
+    int err = gild_catalog_open(&catalog, path, CATALOGUE_BYTES, error);
+    if (err)
+        return err;
+    gild_catalog_close(catalog);
+    return 0;
+}
+
+static void remove_catalogue(const char *directory) {
+    static const char *const names[] = {"data.mdb", "lock.mdb"};
+    char path[4096];
+    for (size_t i = 0; i < 2; i++) {
+        snprintf(path, sizeof path, "%s/catalogue/%s", directory, names[i]);
+        unlink(path);
+    }
+}
+
 int gild_store_init(const char *directory, uint64_t size_bytes, struct gild_error *error) {
     char path[4096];
     if (strlen(directory) > 2000)
@@ -99,28 +121,6 @@ int gild_store_init(const char *directory, uint64_t size_bytes, struct gild_erro
     if (made)
         rmdir(directory);
     return err;
-}
-
-/* The catalogue is made with the store, so that one that is missing later is a loss and never taken
- * for an empty one (whose orphans would be cleaned up). */
-static int make_catalogue(const char *directory, struct gild_error *error) {
-    char path[4096];
-    struct gild_catalog *catalog;
-    snprintf(path, sizeof path, "%s/catalogue", directory);
-    int err = gild_catalog_open(&catalog, path, CATALOGUE_BYTES, error);
-    if (err)
-        return err;
-    gild_catalog_close(catalog);
-    return 0;
-}
-
-static void remove_catalogue(const char *directory) {
-    static const char *const names[] = {"data.mdb", "lock.mdb"};
-    char path[4096];
-    for (size_t i = 0; i < 2; i++) {
-        snprintf(path, sizeof path, "%s/catalogue/%s", directory, names[i]);
-        unlink(path);
-    }
 }
 
 static int catalogue_is_there(const struct gild_store *store, struct gild_error *error) {
