@@ -255,11 +255,12 @@ struct gild_mount {
     char *directory;
     struct fuse_session *session;
     bool mounted;
-    int fd;                       /* the session's */
-    atomic_bool ended;            /* the kernel has closed the session */
-    atomic_bool stopping;         /* gild_mount_stop was called */
-    _Atomic uint64_t init_unique; /* the kernel's number of its INIT message */
-    _Atomic uint32_t init_offers; /* and its flags */
+    int fd;                           /* the session's */
+    atomic_bool ended;                /* the kernel has closed the session */
+    atomic_bool stopping;             /* gild_mount_stop was called */
+    _Atomic uint64_t init_unique;     /* the kernel's number of its INIT message */
+    uint32_t init_flags, init_flags2; /* what it offered in it; set before init_unique */
+    atomic_bool direct_is_coherent;   /* an uncached write drops cached pages of its range */
 
     struct request_pool pool;
     struct name_queue names;

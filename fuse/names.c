@@ -1,10 +1,12 @@
 /* The name threads: everything that may wait for the catalogue (names, attributes, open, release),
  * and INIT. They hand the kernel's message to libfuse, which calls operations.c.
  *
- * libfuse's answers pass through reply_through, since libfuse 3.14 can not ask for
- * FUSE_HANDLE_KILLPRIV_V2: without it the kernel asks for the attribute security.capability before
- * each write, which would double the requests. Our files have no set-user-id bit and never get one,
- * so the promise behind the flag is kept by doing nothing.
+ * libfuse's answers pass through names_reply_through, since libfuse 3.14 can not ask for all that
+ * the kernel offers in INIT:
+ *   HANDLE_KILLPRIV_V2   without it the kernel asks for the attribute security.capability before
+ *                        each write, which would double the requests. Our files have no
+ *                        set-user-id bit and never get one, so nothing is left to do for it.
+ *   DIRECT_IO_ALLOW_MMAP a descriptor that is open with O_DIRECT can still be mapped.
  *
  * Threads: these; names_post from any. Messages of several callers are answered in any order, which
  * the kernel allows. Failure: none of its own. */
@@ -20,17 +22,21 @@
 #define PR_SET_IO_FLUSHER 57
 #endif
 
+/* The kernel's FUSE protocol 7.39; older headers do not name it. */
+#define DIRECT_IO_ALLOW_MMAP_2 (1u << 4)
+
 ssize_t names_reply_through(int fd, struct iovec *vectors, int count, void *context) {
     struct gild_mount *mount = context;
     const struct fuse_out_header *out = vectors[0].iov_base;
     uint64_t init = atomic_load(&mount->init_unique);
     if (init && out->unique == init && !out->error && count > 1 &&
-        vectors[1].iov_len >= offsetof(struct fuse_init_out, max_background)) {
+        vectors[1].iov_len >= sizeof(struct fuse_init_out)) {
         struct fuse_init_out *answer = vectors[1].iov_base;
-        answer->flags |= atomic_load(&mount->init_offers) & FUSE_HANDLE_KILLPRIV_V2;
+        answer->flags |= mount->init_flags & (FUSE_HANDLE_KILLPRIV_V2 | FUSE_INIT_EXT);
+        if (mount->init_flags & FUSE_INIT_EXT)
+            answer->flags2 |= mount->init_flags2 & DIRECT_IO_ALLOW_MMAP_2;
     }
-    ssize_t sent = writev(fd, vectors, count);
-    return sent;
+    return writev(fd, vectors, count);
 }
 
 /* libfuse asks for this one; the readers read. */
@@ -43,11 +49,14 @@ static void note_init(struct gild_mount *mount, const struct name_message *messa
     struct fuse_in_header in;
     struct fuse_init_in init = {0};
     memcpy(&in, message->data, sizeof(in));
-    if (in.opcode != FUSE_INIT ||
-        message->bytes < sizeof(in) + offsetof(struct fuse_init_in, flags2))
+    if (in.opcode != FUSE_INIT || message->bytes < sizeof(in))
         return;
-    memcpy(&init, message->data + sizeof(in), offsetof(struct fuse_init_in, flags2));
-    atomic_store(&mount->init_offers, init.flags);
+    size_t bytes = message->bytes - sizeof(in);
+    memcpy(&init, message->data + sizeof(in), bytes < sizeof(init) ? bytes : sizeof(init));
+    mount->init_flags = init.flags;
+    mount->init_flags2 = init.flags2;
+    /* Linux 6.6 speaks 7.39 and is the first to keep cached pages right under direct writes. */
+    atomic_store(&mount->direct_is_coherent, init.major == 7 && init.minor >= 39);
     atomic_store(&mount->init_unique, in.unique);
 }
 

@@ -331,6 +331,10 @@ static void op_open(fuse_req_t req, fuse_ino_t number, struct fuse_file_info *fi
         return;
     }
     struct fuse_open_out out = {.fh = (uint64_t)(uintptr_t)handle};
+    /* O_DIRECT past the kernel's cache from the start: its writes then do not wait for each other.
+     * libfuse 3.14 has no name for the second flag, so the answer is made here. */
+    if ((file->flags & O_DIRECT) && atomic_load(&mount->direct_is_coherent))
+        out.open_flags = FOPEN_DIRECT_IO | FOPEN_PARALLEL_DIRECT_WRITES;
     if (fuse_reply_buf(req, (const char *)&out, sizeof(out)))
         handle_drop(handle);
 }

@@ -24,7 +24,7 @@
 #include "mount.h"
 
 /* Requests in one turn: other doors share the loop. */
-#define TURN_REQUESTS 64u
+#define TURN_REQUESTS 16u
 /* So many requests in a row for another reactor's disks, and the right to read moves there. */
 #define LURE_REQUESTS 64u
 

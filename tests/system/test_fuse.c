@@ -277,13 +277,19 @@ static void test_the_end_of_a_disk_is_firm(void) {
     close(fd);
 }
 
-static void test_memory_maps_read(void) {
-    int fd = open_disk(FIXTURE_OS, O_RDONLY);
-    uint8_t *map = mmap(NULL, 1 << 20, PROT_READ, MAP_SHARED, fd, 0);
-    CU_ASSERT_NOT_EQUAL_FATAL(map, MAP_FAILED);
-    CU_ASSERT_EQUAL(memcmp(map, fake_store_bytes(fixture.store, FIXTURE_OS), 1 << 20), 0);
-    munmap(map, 1 << 20);
-    close(fd);
+static void test_files_can_be_mapped(void) {
+    static const int flags[] = {0, O_DIRECT};
+    for (unsigned i = 0; i < 2; i++) {
+        int fd = open_disk(FIXTURE_OS, O_RDWR | flags[i]);
+        uint8_t *map = mmap(NULL, 1 << 20, PROT_READ | PROT_WRITE, MAP_SHARED, fd, 0);
+        CU_ASSERT_NOT_EQUAL_FATAL(map, MAP_FAILED);
+        CU_ASSERT_EQUAL(memcmp(map, fake_store_bytes(fixture.store, FIXTURE_OS), 1 << 20), 0);
+        memset(map + 5000, 0x21 + (int)i, 10000);
+        CU_ASSERT_EQUAL(msync(map, 1 << 20, MS_SYNC), 0);
+        CU_ASSERT_EQUAL(memcmp(map, fake_store_bytes(fixture.store, FIXTURE_OS), 1 << 20), 0);
+        munmap(map, 1 << 20);
+        close(fd);
+    }
 }
 
 /* ---- durability, space
@@ -412,7 +418,7 @@ static void add_tests(CU_pSuite suite) {
     CU_ADD_TEST(suite, test_direct_and_cached_descriptors_agree);
     CU_ADD_TEST(suite, test_neighbours_in_a_sector_keep_their_bytes);
     CU_ADD_TEST(suite, test_the_end_of_a_disk_is_firm);
-    CU_ADD_TEST(suite, test_memory_maps_read);
+    CU_ADD_TEST(suite, test_files_can_be_mapped);
     CU_ADD_TEST(suite, test_fsync_is_a_flush);
     CU_ADD_TEST(suite, test_fallocate_punches_and_zeroes_any_bytes);
     CU_ADD_TEST(suite, test_fallocate_does_not_grow_a_disk);

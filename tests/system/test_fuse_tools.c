@@ -32,12 +32,24 @@ static bool shell(const char *script) {
     " $L >/dev/null; mount $L $D; cp -r $S $D/all; cp -r $S $D/gone; sync -f $D; "        \
     "rm -r $D/gone; fstrim $D; umount $D; mount $L $D; diff -rq $S $D/all; umount $D; "
 
+/* Loop devices may be missing in a container. */
+static bool have_loops(void) {
+    if (!system("losetup -f >/dev/null 2>&1"))
+        return true;
+    printf(" (no loop devices: not tried) ");
+    return false;
+}
+
 static void test_ext4_on_a_loop_device(void) {
+    if (!have_loops())
+        return;
     CU_ASSERT_TRUE(shell(LOOP_TEST("mkfs.ext4 -q -F", "off") "e2fsck -fn $L >/dev/null"));
     CU_ASSERT_TRUE(shell(LOOP_TEST("mkfs.ext4 -q -F", "on") "e2fsck -fn $L >/dev/null"));
 }
 
 static void test_xfs_on_a_loop_device(void) {
+    if (!have_loops())
+        return;
     CU_ASSERT_TRUE(shell(LOOP_TEST("mkfs.xfs -q -f", "off") "xfs_repair -n $L >/dev/null 2>&1"));
     CU_ASSERT_TRUE(shell(LOOP_TEST("mkfs.xfs -q -f", "on") "xfs_repair -n $L >/dev/null 2>&1"));
 }
@@ -102,6 +114,8 @@ static void run_pressure(const char *script) {
 }
 
 static void test_a_loop_device_under_memory_pressure_does_not_hang(void) {
+    if (!have_loops())
+        return;
     run_pressure(PRESSURE("off"));
     run_pressure(PRESSURE("on"));
     CU_ASSERT_TRUE(shell("cmp -n 268435456 $T /dev/zero"));

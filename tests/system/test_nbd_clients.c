@@ -67,9 +67,7 @@ static void nbdinfo(void) {
         "nbdinfo '%s' | tee info; grep -q 'block_size_minimum: 512' info && grep -q "
         "'block_size_preferred: 4096' info && grep -q 'block_size_maximum: 33554432' info",
         uri);
-    run("an unknown disk is refused with a sentence",
-        "! nbdinfo 'nbd+unix:///nope?socket=%s/sock' >why 2>&1; cat why; grep -q 'no disk' why",
-        folder);
+    run("an unknown disk is refused", "! nbdinfo 'nbd+unix:///nope?socket=%s/sock'", folder);
 }
 
 static void nbdcopy(void) {
@@ -118,6 +116,10 @@ static void qemu(void) {
         uri);
     run("qemu-io can not write a read-only disk",
         "! qemu-io -f raw -c 'write 0 4k' '%s' 2>&1 | grep -q wrote", read_only_uri);
+    run("a refusal's sentence reaches qemu's user",
+        "! qemu-img info 'nbd+unix:///nope?socket=%s/sock' >why 2>&1; cat why; grep -q 'no disk' "
+        "why",
+        folder);
     run("qemu-img bench", "qemu-img bench -f raw -t none -c 20000 -d 32 -s 4096 -w '%s'", uri);
 }
 
