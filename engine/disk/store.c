@@ -22,7 +22,9 @@
 #include "disk/superblock.h"
 
 #define CATALOGUE_BYTES ((uint64_t)16 << 30) /* address space */
-#define DEFAULT_CACHE_BYTES ((uint64_t)256 << 20)
+/* The cache's default: an eighth of the host's memory within these bounds; touched as it fills. */
+#define LEAST_CACHE_BYTES ((uint64_t)256 << 20)
+#define MOST_CACHE_BYTES ((uint64_t)2 << 30)
 #define OFFLINE_CACHE_BYTES ((uint64_t)32 << 20)
 #define READY_SEGMENTS 4u
 #define RESERVE_SEGMENTS 1u
@@ -192,11 +194,19 @@ static unsigned reactors_wanted(const struct gild_store_options *options) {
     return n > MAX_REACTORS ? MAX_REACTORS : n;
 }
 
+static uint64_t default_cache_bytes(void) {
+    long pages = sysconf(_SC_PHYS_PAGES), page = sysconf(_SC_PAGESIZE);
+    uint64_t share = pages > 0 && page > 0 ? (uint64_t)pages * (uint64_t)page / 8 : 0;
+    if (share < LEAST_CACHE_BYTES)
+        return LEAST_CACHE_BYTES;
+    return share > MOST_CACHE_BYTES ? MOST_CACHE_BYTES : share;
+}
+
 static int open_caches(struct gild_store *store, const struct gild_store_options *options,
                        struct gild_error *error) {
     uint64_t bytes = options->cache_bytes ? options->cache_bytes
                      : options->offline   ? OFFLINE_CACHE_BYTES
-                                          : DEFAULT_CACHE_BYTES;
+                                          : default_cache_bytes();
     /* A quarter for map nodes and blocks of the log, the rest for groups. */
     int err = gild_cache_create(&store->content, GILD_GROUP_BYTES, bytes / 4 * 3, 0, error);
     if (!err)

@@ -16,7 +16,7 @@ struct gild_store;
 
 struct gild_store_options {
     unsigned threads;     /* reactors; 0 = one per processor, at most 8 */
-    uint64_t cache_bytes; /* content cache; 0 = 256 MiB */
+    uint64_t cache_bytes; /* 0 = an eighth of the host, 256 MiB to 2 GiB */
     enum gild_loop_backend backend;
     bool offline; /* opened by a command for as long as it takes: one reactor, a small cache */
 };
