@@ -1,0 +1,296 @@
+/* The table of nouns and verbs (verbs.h). What a verb takes is checked again where it is run
+ * (engine/control), so that no other client can pass by this table. */
+#include "tools/gild/verbs.h"
+
+#include <string.h>
+
+const struct noun nouns[] = {
+    {"store", "the folder that holds everything, and that one daemon owns at a time"},
+    {"image", "golden images: numbered versions that never change"},
+    {"desktop", "linked clones of an image version"},
+    {"pool", "desktops that are made and deleted together"},
+    {"disk", "what a hypervisor needs to attach one disk"},
+    {0},
+};
+
+const struct global_option global_options[] = {
+    {"store", 0, "DIR", NULL, "the store; the variable GILD_STORE stands in for it"},
+    {"output", 'o', "FORMAT", "text json", "text for people (the default), or json"},
+    {"no-headings", 'H', NULL, NULL, "text as tab-separated rows without a heading"},
+    {"yes", 0, NULL, NULL, "do not ask before something is destroyed"},
+    {"help", 'h', NULL, NULL, "show this help"},
+    {"version", 'V', NULL, NULL, "show the version"},
+    {0},
+};
+
+const char *const exit_codes[] = {
+    "done",
+    "failed; one sentence on stderr says what, on what, and what to do",
+    "wrong usage",
+    "not found",
+    "busy, or held by another process",
+    "no space",
+    "corrupt",
+    "partly done; each failure is named",
+    "",
+};
+
+static const struct column store_columns[] = {
+    {"DIRECTORY", "directory", COLUMN_TEXT},
+    {"ID", "id", COLUMN_TEXT},
+    {"FORMAT", "format", COLUMN_NUMBER},
+    {"SERVED", "served", COLUMN_BOOL},
+    {"IO BACKEND", "io_backend", COLUMN_TEXT},
+    {"REACTORS", "reactors", COLUMN_NUMBER},
+    {"SIZE LIMIT", "size_limit_bytes", COLUMN_SIZE},
+    {"CAPACITY", "capacity_bytes", COLUMN_SIZE},
+    {"USED", "used_bytes", COLUMN_SIZE},
+    {"FREE", "free_bytes", COLUMN_SIZE},
+    {"IN PACKS", "pack_bytes", COLUMN_SIZE},
+    {"IN THE LOG", "log_bytes", COLUMN_SIZE},
+    {"IN MAPS", "map_bytes", COLUMN_SIZE},
+    {"IN THE CATALOGUE", "catalogue_bytes", COLUMN_SIZE},
+    {"IMAGES", "images", COLUMN_NUMBER},
+    {"VERSIONS", "versions", COLUMN_NUMBER},
+    {"DESKTOPS", "desktops", COLUMN_NUMBER},
+    {"POOLS", "pools", COLUMN_NUMBER},
+    {"CACHE", "cache_bytes", COLUMN_SIZE},
+    {"CACHE USED", "cache_used_bytes", COLUMN_SIZE},
+    {"RECOVERED BATCHES", "recovered_batches", COLUMN_NUMBER},
+    {0},
+};
+
+static const struct column init_columns[] = {
+    {"DIRECTORY", "directory", COLUMN_TEXT},
+    {"SIZE LIMIT", "size_limit_bytes", COLUMN_SIZE},
+    {0},
+};
+
+static const struct column image_list_columns[] = {
+    {"IMAGE", "image", COLUMN_TEXT},
+    {"STAGE", "stage", COLUMN_TEXT},
+    {"SIZE", "size_bytes", COLUMN_SIZE},
+    {"DATA", "data_bytes", COLUMN_SIZE},
+    {"NEW", "new_bytes", COLUMN_SIZE},
+    {"STORED", "stored_bytes", COLUMN_SIZE},
+    {"DESKTOPS", "desktops", COLUMN_NUMBER},
+    {"CREATED", "created", COLUMN_TEXT},
+    {0},
+};
+
+static const struct column image_columns[] = {
+    {"IMAGE", "image", COLUMN_TEXT},         {"PATH", "path", COLUMN_TEXT},
+    {"STAGE", "stage", COLUMN_TEXT},         {"SIZE", "size_bytes", COLUMN_SIZE},
+    {"DATA", "data_bytes", COLUMN_SIZE},     {"NEW", "new_bytes", COLUMN_SIZE},
+    {"STORED", "stored_bytes", COLUMN_SIZE}, {"SOURCE FORMAT", "source_format", COLUMN_TEXT},
+    {"DESKTOPS", "desktops", COLUMN_NUMBER}, {"CONTENT HASH", "content_hash", COLUMN_TEXT},
+    {"CREATED", "created", COLUMN_TEXT},     {0},
+};
+
+static const struct column desktop_list_columns[] = {
+    {"DESKTOP", "name", COLUMN_TEXT},
+    {"IMAGE", "image", COLUMN_TEXT},
+    {"POOL", "pool", COLUMN_TEXT},
+    {"SIZE", "size_bytes", COLUMN_SIZE},
+    {"WRITTEN", "written_bytes", COLUMN_SIZE},
+    {"OPEN", "open", COLUMN_TEXT},
+    {"CREATED", "created", COLUMN_TEXT},
+    {0},
+};
+
+static const struct column desktop_columns[] = {
+    {"DESKTOP", "name", COLUMN_TEXT},    {"PATH", "path", COLUMN_TEXT},
+    {"IMAGE", "image", COLUMN_TEXT},     {"POOL", "pool", COLUMN_TEXT},
+    {"SIZE", "size_bytes", COLUMN_SIZE}, {"WRITTEN", "written_bytes", COLUMN_SIZE},
+    {"OPEN", "open", COLUMN_TEXT},       {"SERIAL", "serial", COLUMN_TEXT},
+    {"CREATED", "created", COLUMN_TEXT}, {0},
+};
+
+static const struct column pool_columns[] = {
+    {"POOL", "name", COLUMN_TEXT},
+    {"IMAGE", "image", COLUMN_TEXT},
+    {"NAMES", "name_pattern", COLUMN_TEXT},
+    {"DESKTOPS", "desktops", COLUMN_NUMBER},
+    {"OPEN", "open_desktops", COLUMN_NUMBER},
+    {"WRITTEN", "written_bytes", COLUMN_SIZE},
+    {"CREATED", "created", COLUMN_TEXT},
+    {0},
+};
+
+#define IMAGE_OPTION                                                       \
+    {                                                                      \
+        "image", "image", "NAME[@V]", VALUE_TEXT, NULL, true,              \
+            "the image version; without @V the newest that is not retired" \
+    }
+#define TRANSPORT_OPTION                                                                       \
+    {                                                                                          \
+        "transport", "transport", "DOOR", VALUE_CHOICE, "nbd fuse", false,                     \
+            "over NBD or through the mount; by default whichever the daemon serves, NBD first" \
+    }
+#define DISK_ARGUMENT                                                   \
+    {                                                                   \
+        "PATH", "path", VALUE_TEXT, false,                              \
+            "the disk's path, such as desktops/d1/os or images/win10@3" \
+    }
+#define SELECT_TEXT "a desktop's name, a glob such as 'd00*', or @POOL"
+
+const struct verb verbs[] = {
+    {.noun = "store",
+     .name = "init",
+     .options = {{"size", "size", "SIZE", VALUE_SIZE, NULL, false,
+                  "the most that the store may take of its file system; at least 1G"}},
+     .summary = "make an empty store",
+     .text = "Makes the store in the folder that --store names: a new one, or an empty one.",
+     .shape = SHAPE_RECORD,
+     .columns = init_columns},
+    {.noun = "store",
+     .name = "info",
+     .summary = "show the store's size, content and state",
+     .shape = SHAPE_RECORD,
+     .columns = store_columns},
+    {.noun = "store",
+     .name = "check",
+     .summary = "recount and verify the whole store",
+     .text = "Recounts references, maps, packs and segments against the catalogue, and verifies "
+             "every checksum of the metadata. Nothing is changed. Each fault is one line on "
+             "stdout; if there is any, the exit code is 6.",
+     .shape = SHAPE_CHECK},
+
+    {.noun = "image",
+     .name = "import",
+     .arguments = {{"NAME", "name", VALUE_TEXT, false, "the image; made if there is none"},
+                   {"SOURCE", "source", VALUE_SOURCE, false,
+                    "a raw, qcow2, vmdk, vhdx or vdi file, a block device, or an NBD URI"}},
+     .options = {{"format", "format", "F", VALUE_CHOICE, "raw qcow2 vmdk vhdx vdi", false,
+                  "the source's format; by default its content tells"},
+                 {"allow-backing", "allow_backing", NULL, VALUE_FLAG, NULL, false,
+                  "read an image that leans on other files, too"}},
+     .summary = "make an image's next version from a disk image",
+     .text = "Holes and zeroes of the source are not read; content that the store has already is "
+             "not stored again. An import that is broken off leaves nothing behind.",
+     .shape = SHAPE_RECORD,
+     .columns = image_columns},
+    {.noun = "image",
+     .name = "list",
+     .summary = "list all versions of all images",
+     .shape = SHAPE_LIST,
+     .columns = image_list_columns},
+    {.noun = "image",
+     .name = "show",
+     .arguments = {{"NAME[@V]", "image", VALUE_TEXT, false,
+                    "the version; without @V the newest that is not retired"}},
+     .summary = "show one version of an image",
+     .shape = SHAPE_RECORD,
+     .columns = image_columns},
+    {.noun = "image",
+     .name = "delete",
+     .arguments = {{"NAME@V", "image", VALUE_TEXT, false, "the version"}},
+     .summary = "delete one version of an image",
+     .text = "Refused while desktops or pools stand on the version, or while it is open.",
+     .destroys = true,
+     .shape = SHAPE_FREED},
+
+    {.noun = "desktop",
+     .name = "create",
+     .arguments = {{"D", "name", VALUE_TEXT, false, "the desktop's name"}},
+     .options = {IMAGE_OPTION,
+                 {"count", "count", "N", VALUE_COUNT, NULL, false,
+                  "make N desktops, all of them or none"},
+                 {"name-pattern", "name_pattern", "PATTERN", VALUE_TEXT, NULL, false,
+                  "their names, counted from 1, such as 'd%04d'; by default D with four digits"},
+                 {"size", "size", "SIZE", VALUE_SIZE, NULL, false,
+                  "a larger virtual size than the image's"}},
+     .summary = "make linked clones of an image version",
+     .text = "Without --count and --name-pattern one desktop called D is made.",
+     .shape = SHAPE_NAMES,
+     .member = "desktops"},
+    {.noun = "desktop",
+     .name = "list",
+     .arguments = {{"SEL", "select", VALUE_TEXT, true, SELECT_TEXT "; by default all"}},
+     .summary = "list desktops",
+     .shape = SHAPE_LIST,
+     .columns = desktop_list_columns},
+    {.noun = "desktop",
+     .name = "show",
+     .arguments = {{"D", "name", VALUE_TEXT, false, "the desktop"}},
+     .summary = "show one desktop",
+     .shape = SHAPE_RECORD,
+     .columns = desktop_columns},
+    {.noun = "desktop",
+     .name = "delete",
+     .arguments = {{"SEL", "select", VALUE_TEXT, false, SELECT_TEXT}},
+     .summary = "delete desktops and what they have written",
+     .text = "Refused, for all of them, while one of them is open.",
+     .destroys = true,
+     .shape = SHAPE_FREED},
+
+    {.noun = "pool",
+     .name = "create",
+     .arguments = {{"P", "name", VALUE_TEXT, false, "the pool's name"}},
+     .options = {IMAGE_OPTION,
+                 {"count", "count", "N", VALUE_COUNT, NULL, true, "how many desktops"},
+                 {"name-pattern", "name_pattern", "PATTERN", VALUE_TEXT, NULL, false,
+                  "their names, counted from 1, such as 'p%04d'; by default P with four digits"}},
+     .summary = "make a pool of linked clones",
+     .shape = SHAPE_RECORD,
+     .columns = pool_columns},
+    {.noun = "pool",
+     .name = "list",
+     .summary = "list the pools",
+     .shape = SHAPE_LIST,
+     .columns = pool_columns},
+    {.noun = "pool",
+     .name = "show",
+     .arguments = {{"P", "name", VALUE_TEXT, false, "the pool"}},
+     .summary = "show one pool",
+     .text = "`gild desktop list @P` lists its desktops.",
+     .shape = SHAPE_RECORD,
+     .columns = pool_columns},
+    {.noun = "pool",
+     .name = "delete",
+     .arguments = {{"P", "name", VALUE_TEXT, false, "the pool"}},
+     .summary = "delete a pool with all its desktops",
+     .text = "Refused while one of its desktops is open.",
+     .destroys = true,
+     .shape = SHAPE_FREED},
+
+    {.noun = "disk",
+     .name = "uri",
+     .arguments = {DISK_ARGUMENT},
+     .options = {TRANSPORT_OPTION},
+     .summary = "print the URI of a disk",
+     .text = "An NBD URI, as qemu-img, nbdinfo and nbdcopy take it, or the file's under the mount.",
+     .shape = SHAPE_TEXT,
+     .member = "uri"},
+    {.noun = "disk",
+     .name = "qemu",
+     .arguments = {DISK_ARGUMENT},
+     .options = {TRANSPORT_OPTION},
+     .summary = "print QEMU's options for a disk",
+     .text = "One line that a shell splits into -blockdev and -device.",
+     .shape = SHAPE_TEXT,
+     .member = "qemu"},
+    {.noun = "disk",
+     .name = "xml",
+     .arguments = {DISK_ARGUMENT},
+     .options = {TRANSPORT_OPTION},
+     .summary = "print libvirt's XML for a disk",
+     .text = "The <disk> element, as `virsh attach-device` takes it.",
+     .shape = SHAPE_TEXT,
+     .member = "xml"},
+    {0},
+};
+
+const struct noun *find_noun(const char *name) {
+    for (const struct noun *noun = nouns; noun->name; noun++)
+        if (strcmp(noun->name, name) == 0)
+            return noun;
+    return NULL;
+}
+
+const struct verb *find_verb(const char *noun, const char *name) {
+    for (const struct verb *verb = verbs; verb->noun; verb++)
+        if (strcmp(verb->noun, noun) == 0 && strcmp(verb->name, name) == 0)
+            return verb;
+    return NULL;
+}
