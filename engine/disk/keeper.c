@@ -179,10 +179,9 @@ static void *keeper_main(void *context) {
 void keeper_ask(struct gild_store *store) {
     struct keeper *keeper = store->keeper;
     pthread_mutex_lock(&keeper->lock);
-    if (keeper->wanted == keeper->finished)
+    /* One may be running already and have passed what this asks for: then another after it. */
+    if (keeper->wanted < keeper->finished + 2)
         keeper->wanted++;
-    else
-        keeper->wanted = keeper->finished + 2; /* one runs already: another after it */
     pthread_cond_signal(&keeper->wake);
     pthread_mutex_unlock(&keeper->lock);
 }

@@ -27,7 +27,7 @@
 #define MOST_CACHE_BYTES ((uint64_t)2 << 30)
 #define OFFLINE_CACHE_BYTES ((uint64_t)32 << 20)
 #define READY_SEGMENTS 4u
-#define RESERVE_SEGMENTS 1u
+#define RESERVE_SEGMENTS 2u
 #define HOST_MARGIN_BYTES ((uint64_t)64 << 20) /* left free on the host's file system */
 
 static const char *const folders[] = {"catalogue", "packs", "maps", "log"};

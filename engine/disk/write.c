@@ -212,8 +212,8 @@ static bool have_leaf(struct gild_op *op, uint64_t block, struct gild_page **lea
     }
 }
 
-static bool have_room(struct gild_op *op) {
-    int err = gild_log_room(op->disk->reactor->log, log_waiter(op));
+static bool have_room(struct gild_op *op, bool data) {
+    int err = gild_log_room(op->disk->reactor->log, data, log_waiter(op));
     if (err == -EAGAIN)
         op_pause(op, OP_WAIT_ROOM);
     else if (err)
@@ -261,7 +261,7 @@ static bool put_block(struct gild_op *op, uint32_t skip, uint32_t bytes) {
     bool whole = skip == 0 && (bytes == GILD_BLOCK_BYTES || bytes == valid);
     if (!whole && !(rmw = rmw_begin(op, block)))
         return false;
-    if (!have_leaf(op, block, &leaf) || !have_room(op)) {
+    if (!have_leaf(op, block, &leaf) || !have_room(op, true)) {
         if (op->error && rmw)
             rmw_end(disk, rmw);
         return false;
@@ -333,7 +333,7 @@ static bool fill_blocks(struct gild_op *op, uint64_t end) {
     struct gild_map_need need;
     if (disk->rmws && wait_for_lock(op, block, count))
         return false;
-    if (!have_room(op))
+    if (!have_room(op, false))
         return false;
     disk_mark_dirty(disk);
     enum gild_map_step step = gild_delta_fill(&disk->map, block, count, place, &did, &need);

@@ -51,7 +51,8 @@ struct sync_io {
 struct gild_log {
     struct gild_log_options options;
     struct gild_segment *segment;
-    uint32_t at; /* next free block of the segment */
+    uint32_t at;   /* next free block of the segment */
+    bool reserved; /* the segment is of the reserve: no data goes into it */
     struct batch *open;
     uint64_t last_lsn; /* of the newest batch, open or not */
     uint64_t last_check;
@@ -242,16 +243,22 @@ static void segment_ready(struct gild_task *task) {
 }
 
 /* A segment with room for a batch: 0, -EAGAIN or -ENOSPC. */
-static int need_segment(struct gild_log *log) {
-    if (log->segment && GILD_SEGMENT_BLOCKS - log->at >= LEAST_ROOM)
+static int need_segment(struct gild_log *log, bool data) {
+    if (log->segment && GILD_SEGMENT_BLOCKS - log->at >= LEAST_ROOM && !(data && log->reserved))
         return 0;
     if (log->waiting_segment)
         return -EAGAIN;
     if (log->unsynced_count >= MAX_UNSYNCED - 2)
         return -EAGAIN; /* the flush of closed segments in flight makes room */
     int error;
-    struct gild_segment *next =
-        gild_segments_take(log->options.segments, false, &log->segment_waiter, &error);
+    bool reserved = false;
+    struct gild_segment *next = gild_segments_take(log->options.segments, GILD_SEGMENT_FOR_DATA,
+                                                   &log->segment_waiter, &error);
+    if (!next && error == -ENOSPC && !data) {
+        reserved = true;
+        next = gild_segments_take(log->options.segments, GILD_SEGMENT_FOR_MARKS,
+                                  &log->segment_waiter, &error);
+    }
     if (!next) {
         log->waiting_segment = error == 0;
         return error ? error : -EAGAIN;
@@ -266,6 +273,7 @@ static int need_segment(struct gild_log *log) {
     next->first_lsn = log->last_lsn + 1;
     next->last_lsn = log->last_lsn;
     log->segment = next;
+    log->reserved = reserved;
     log->at = 1;
     return 0;
 }
@@ -284,10 +292,10 @@ static struct batch *pick_buffer(struct gild_log *log) {
     return best;
 }
 
-static int open_batch(struct gild_log *log) {
+static int open_batch(struct gild_log *log, bool data) {
     if (log->writing >= MAX_WRITES)
         return -EAGAIN;
-    int err = need_segment(log);
+    int err = need_segment(log, data);
     if (err)
         return err;
     struct batch *batch = pick_buffer(log);
@@ -357,20 +365,30 @@ static void want_pump(struct gild_log *log) {
 
 /* ---- appending ------------------------------------------------------------------------------- */
 
+/* A batch that was opened for an entry that did not come is taken back. */
+static void close_empty(struct gild_log *log) {
+    log->open->state = BATCH_FREE;
+    log->open = NULL;
+    log->last_lsn--;
+}
+
 static bool open_is_empty(const struct gild_log *log) {
     return log->open && log->open->header->entry_count == 0;
 }
 
-int gild_log_room(struct gild_log *log, struct gild_log_waiter *waiter) {
+int gild_log_room(struct gild_log *log, bool data, struct gild_log_waiter *waiter) {
     if (log->failure)
         return log->failure;
-    if (log->open) {
-        if (log->open->header->entry_count < log->open->room)
-            return 0;
+    bool fits = log->open && log->open->header->entry_count < log->open->room;
+    if (fits && !(data && log->reserved))
+        return 0;
+    if (open_is_empty(log)) {
+        close_empty(log);
+    } else if (log->open) {
         seal(log, false);
         want_pump(log);
     }
-    int err = open_batch(log);
+    int err = open_batch(log, data);
     if (err == -EAGAIN && waiter) {
         waiter->next = NULL;
         *log->room_last = waiter;

@@ -47,9 +47,10 @@ struct gild_log_waiter {
     int error;       /* of a sync */
 };
 
-/* Is there room for one more entry? 0; -EAGAIN: the waiter will be told when to ask again; -ENOSPC;
- * -EIO (the log is dead). */
-int gild_log_room(struct gild_log *log, struct gild_log_waiter *waiter);
+/* Is there room for one more entry, with a block of data or without (a mark)? 0; -EAGAIN: the
+ * waiter will be told when to ask again; -ENOSPC; -EIO (the log is dead). On a full store marks may
+ * use a segment of the reserve, data may not (D7: trims work on a full store). */
+int gild_log_room(struct gild_log *log, bool data, struct gild_log_waiter *waiter);
 
 /* After gild_log_room: where the next data block's 4 KiB go. Fill it, then gild_log_data. */
 void *gild_log_slot(struct gild_log *log);

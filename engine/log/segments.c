@@ -342,18 +342,21 @@ static void *preparer(void *context) {
 
 /* ---- taking and giving back ------------------------------------------------------------------ */
 
-struct gild_segment *gild_segments_take(struct gild_segments *s, bool holds_nodes,
+struct gild_segment *gild_segments_take(struct gild_segments *s, enum gild_segment_use use,
                                         struct gild_segment_waiter *waiter, int *error) {
     pthread_mutex_lock(&s->lock);
     struct gild_segment *segment = s->ready;
     *error = 0;
-    if (segment && (holds_nodes || s->ready_count > s->options.reserve)) {
+    unsigned keep = use == GILD_SEGMENT_FOR_DATA    ? s->options.reserve
+                    : use == GILD_SEGMENT_FOR_MARKS ? s->options.reserve / 2
+                                                    : 0;
+    if (segment && s->ready_count > keep) {
         s->ready = segment->next;
         if (!s->ready)
             s->ready_tail = &s->ready;
         s->ready_count--;
         s->taken_lately++;
-        segment->holds_nodes = holds_nodes;
+        segment->holds_nodes = use == GILD_SEGMENT_FOR_NODES;
         segment->next = NULL;
         atomic_store(&segment->taken, true);
     } else {
@@ -373,7 +376,7 @@ struct gild_segment *gild_segments_take(struct gild_segments *s, bool holds_node
 int gild_segments_take_now(struct gild_segments *s, bool holds_nodes, struct gild_segment **out) {
     for (;;) {
         int error;
-        *out = gild_segments_take(s, true, NULL, &error);
+        *out = gild_segments_take(s, GILD_SEGMENT_FOR_NODES, NULL, &error);
         if (*out) {
             (*out)->holds_nodes = holds_nodes;
             return 0;

@@ -61,7 +61,7 @@ struct gild_segments_options {
     uint8_t store_id[16];
     struct gild_catalog *catalog;
     unsigned ready_target; /* segments kept ready */
-    unsigned reserve;      /* of these, kept back for checkpoints */
+    unsigned reserve;      /* of these, kept back for checkpoints and for trims on a full store */
     /* May `bytes` more be taken from the host? 0 or -ENOSPC. */
     int (*admit)(void *context, uint64_t bytes);
     void *context;
@@ -89,9 +89,13 @@ struct gild_segment *gild_segments_find(struct gild_segments *segments, uint64_t
 /* +1 or -1 for a log place, in the epoch's counter. */
 void gild_segments_count(struct gild_segments *segments, unsigned epoch, uint64_t place, int sign);
 
+/* What a segment is wanted for. Guests' data leaves the whole reserve, entries without data (trims,
+ * which make room in the end) leave the last one, checkpoints take any. */
+enum gild_segment_use { GILD_SEGMENT_FOR_DATA, GILD_SEGMENT_FOR_MARKS, GILD_SEGMENT_FOR_NODES };
+
 /* A ready segment for a stream, or NULL: then *error is -ENOSPC if there is no room for another,
- * else 0 and the waiter (if not NULL) will be told. Checkpoints may take from the reserve. */
-struct gild_segment *gild_segments_take(struct gild_segments *segments, bool holds_nodes,
+ * else 0 and the waiter (if not NULL) will be told. */
+struct gild_segment *gild_segments_take(struct gild_segments *segments, enum gild_segment_use use,
                                         struct gild_segment_waiter *waiter, int *error);
 
 /* The keeper's, blocking: makes one ready segment at once if the list is empty. */

@@ -517,6 +517,17 @@ static void test_a_full_store_refuses_and_keeps(void) {
         CU_ASSERT_EQUAL(run(call, disk, GILD_OP_READ, at, GILD_OP_MAX_BYTES, back, 0), 0);
         CU_ASSERT_EQUAL(memcmp(buffer, back, GILD_OP_MAX_BYTES), 0);
     }
+    /* Trims work on the full store, and once their segments are empty again, writes do. */
+    CU_ASSERT_EQUAL(run(call, disk, GILD_OP_TRIM, 0, (uint64_t)512 << 20, NULL, GILD_OP_FUA), 0);
+    CU_ASSERT_EQUAL(run(call, disk, GILD_OP_WRITE, 0, GILD_OP_MAX_BYTES, buffer, 0), -ENOSPC);
+    CU_ASSERT_EQUAL(gild_store_checkpoint(store, &error), 0);
+    struct timespec moment = {0, 50000000};
+    for (unsigned i = 0; i < 100 && err; i++) {
+        err = run(call, disk, GILD_OP_WRITE, 0, GILD_OP_MAX_BYTES, buffer, GILD_OP_FUA);
+        if (err)
+            nanosleep(&moment, NULL);
+    }
+    CU_ASSERT_EQUAL(err, 0);
     gild_disk_close(disk, "test", true);
     CU_ASSERT_EQUAL(gild_store_close(store, &error), 0);
     store = open_store(1);
