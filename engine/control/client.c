@@ -5,8 +5,8 @@
  *      `---nobody listens---> open the store --ok--> run the verb --> close
  *                                 `---held---> connect again, for a while
  *
- * The socket is connected here and handed to libcurl: so it is known whether nobody listens or
- * something failed later, when the daemon may already have done what was asked.
+ * Whether nobody listens or something failed later, when the daemon may already have done what was
+ * asked, is told apart by CURLE_COULDNT_CONNECT and the errno behind it.
  *
  * Thread: the caller's; no state is kept. Failure modes: a daemon that is silent for SILENCE_S is
  * given up (GILD_BUSY); a wish to stop closes the connection, and the daemon undoes the verb. */
@@ -14,7 +14,6 @@
 #include <errno.h>
 #include <stdlib.h>
 #include <string.h>
-#include <sys/socket.h>
 #include <time.h>
 #include <unistd.h>
 
@@ -107,43 +106,9 @@ static int look_up(void *context, curl_off_t a, curl_off_t b, curl_off_t c, curl
 
 /* ---- the daemon ------------------------------------------------------------------------------ */
 
-/* A connected socket, or -errno. */
-static int connect_to(const char *directory) {
-    struct sockaddr_un address;
-    int folder_fd;
-    int result = control_socket_address(directory, &address, &folder_fd);
-    int fd = result ? -1 : socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0);
-    if (!result && fd < 0)
-        result = -errno;
-    if (fd >= 0 && connect(fd, (struct sockaddr *)&address, sizeof address)) {
-        result = -errno;
-        close(fd);
-    }
-    if (folder_fd >= 0)
-        close(folder_fd);
-    return result ? result : fd;
-}
-
-static curl_socket_t hand_socket(void *context, curlsocktype purpose,
-                                 struct curl_sockaddr *address) {
-    int *fd = context, handed = *fd;
-    (void)purpose, (void)address;
-    *fd = -1; /* libcurl's from here on */
-    return handed < 0 ? CURL_SOCKET_BAD : handed;
-}
-
-static int socket_is_connected(void *context, curl_socket_t fd, curlsocktype purpose) {
-    (void)context, (void)fd, (void)purpose;
-    return CURL_SOCKOPT_ALREADY_CONNECTED;
-}
-
-static CURLcode post(CURL *curl, struct call *call, int *fd, const char *request) {
+static CURLcode post(CURL *curl, struct call *call, const char *socket_path, const char *request) {
     curl_easy_setopt(curl, CURLOPT_URL, "http://gild" CONTROL_RPC_PATH);
-    /* Keeps libcurl from looking the name up; the socket is connected already. */
-    curl_easy_setopt(curl, CURLOPT_UNIX_SOCKET_PATH, CONTROL_SOCKET_NAME);
-    curl_easy_setopt(curl, CURLOPT_OPENSOCKETFUNCTION, hand_socket);
-    curl_easy_setopt(curl, CURLOPT_OPENSOCKETDATA, fd);
-    curl_easy_setopt(curl, CURLOPT_SOCKOPTFUNCTION, socket_is_connected);
+    curl_easy_setopt(curl, CURLOPT_UNIX_SOCKET_PATH, socket_path);
     curl_easy_setopt(curl, CURLOPT_NOPROXY, "*");
     curl_easy_setopt(curl, CURLOPT_NOSIGNAL, 1L);
     curl_easy_setopt(curl, CURLOPT_POSTFIELDS, request);
@@ -173,24 +138,34 @@ static void no_answer(const struct call *call, CURLcode code, struct gild_error 
                   directory, curl_easy_strerror(code));
 }
 
-/* Asks the daemon behind the connected socket, which it takes. Always an answer, or *error. */
-static json_t *ask(struct call *call, int fd, const char *request, struct gild_error *error) {
+/* Asks the daemon. 0: there is an answer, or *error. Else -errno: nobody was there to be asked. */
+static int ask(struct call *call, const char *request, struct gild_error *error) {
+    struct sockaddr_un address;
+    int folder_fd;
+    int result = control_socket_address(call->directory, &address, &folder_fd);
+    if (result)
+        return result;
     CURL *curl = curl_easy_init();
     if (!curl) {
-        close(fd);
         gild_fail(error, GILD_FAILED, ENOMEM, "there is no memory to ask the daemon");
-        return NULL;
+    } else {
+        CURLcode code = post(curl, call, address.sun_path, request);
+        if (!call->answer && call->line_bytes) /* an answer that came without its line's end */
+            take_line(call);
+        long os_error = 0;
+        if (code == CURLE_COULDNT_CONNECT)
+            curl_easy_getinfo(curl, CURLINFO_OS_ERRNO, &os_error);
+        if (os_error)
+            result = -(int)os_error;
+        else if (!call->answer)
+            no_answer(call, code, error);
+        curl_easy_cleanup(curl);
     }
-    CURLcode code = post(curl, call, &fd, request);
-    if (!call->answer && call->line_bytes) /* an answer that came without its line's end */
-        take_line(call);
-    if (!call->answer)
-        no_answer(call, code, error);
-    curl_easy_cleanup(curl);
-    if (fd >= 0)
-        close(fd);
+    if (folder_fd >= 0)
+        close(folder_fd);
     free(call->line);
-    return call->answer;
+    call->line = NULL;
+    return result;
 }
 
 /* ---- in this process ------------------------------------------------------------------------- */
@@ -209,13 +184,13 @@ static json_t *call_store(struct call *call, const char *request, struct gild_er
     const struct timespec pause = {.tv_nsec = HELD_PAUSE_NS};
     struct gild_store *store;
     for (unsigned tries = 0;; tries++) {
-        int fd = connect_to(call->directory);
-        if (fd >= 0)
-            return ask(call, fd, request, error);
-        if (fd == -EACCES || fd == -EPERM) {
-            gild_fail(error, GILD_FAILED, -fd,
+        int result = ask(call, request, error);
+        if (result == 0)
+            return call->answer;
+        if (result == -EACCES || result == -EPERM) {
+            gild_fail(error, GILD_FAILED, -result,
                       "store %s can not be reached: %s; run as the user who owns it",
-                      call->directory, strerror(-fd));
+                      call->directory, strerror(-result));
             return NULL;
         }
         if (gild_store_open(call->directory, &options, &store, error) == 0)

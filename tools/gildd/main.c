@@ -35,6 +35,7 @@
 
 struct daemon {
     const char *directory;
+    char store_path[PATH_MAX];       /* the directory made absolute, for what clients are told */
     const char *nbd_wanted[NBD_MAX]; /* as they were given */
     size_t nbd_count;
     const char *mount_wanted; /* NULL: none */
@@ -379,6 +380,8 @@ static enum gild_code serve(struct daemon *daemon) {
         say(SD_ERR, "signals can not be taken: %s", strerror(errno));
         return GILD_FAILED;
     }
+    if (realpath(daemon->directory, daemon->store_path))
+        daemon->directory = daemon->store_path;
     if (gild_store_open(daemon->directory, &daemon->options, &daemon->store, &error) ||
         start_doors(daemon, &error)) {
         say(SD_ERR, "%s", error.message);
