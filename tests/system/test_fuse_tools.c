@@ -164,8 +164,9 @@ static void test_a_dead_daemons_mount_is_taken_over(void) {
     waitpid(child, &status, 0);
     CU_ASSERT_EQUAL(status, 0);
     struct stat stat_buffer;
+    /* A question that was on its way while the session died is answered ECONNABORTED. */
     CU_ASSERT_EQUAL(stat(directory, &stat_buffer), -1);
-    CU_ASSERT_EQUAL(errno, ENOTCONN);
+    CU_ASSERT_TRUE(errno == ENOTCONN || errno == ECONNABORTED);
     struct gild_mount *mount = NULL;
     struct gild_error error = {0};
     CU_ASSERT_EQUAL_FATAL(gild_mount_start(fixture.store, directory, &mount, &error), 0);
