@@ -42,7 +42,7 @@ static enum load extents_leaf(struct gild_op *op, uint64_t end, bool *full) {
     struct gild_cache_entry *own_pin, *parent_pin = NULL;
     const struct gild_leaf *own, *parent = NULL;
     uint64_t uniform = 0, leaf_index = op->cursor / GILD_BLOCK_BYTES / GILD_LEAF_BLOCKS;
-    if (delta_leaf(op, leaf_index, &own, &uniform, &own_pin) == LOAD_WAIT)
+    if (read_delta_leaf(op, leaf_index, &own, &uniform, &own_pin) == LOAD_WAIT)
         return LOAD_WAIT;
     enum load load = LOAD_READY;
     if (disk->parent && (own || gild_place_type(uniform) == GILD_PLACE_PARENT)) {

@@ -113,9 +113,9 @@ static void node_done(struct gild_io *io) {
     gild_cache_fill(cache, fetch->entry, error);
     gild_cache_unpin(cache, fetch->entry);
     if (error)
-        op_fail(op, error, "a map node");
+        disk_op_fail(op, error, "a map node");
     fetch_give(fetch);
-    op_resume(op);
+    disk_op_resume(op);
 }
 
 static void node_waited(struct gild_task *task) {
@@ -124,8 +124,8 @@ static void node_waited(struct gild_task *task) {
     int error = gild_cache_error(wait->entry);
     gild_cache_unpin(op->disk->store->nodes, wait->entry);
     if (error)
-        op_fail(op, error, "a map node");
-    op_resume(op);
+        disk_op_fail(op, error, "a map node");
+    disk_op_resume(op);
 }
 
 enum load load_node(struct gild_op *op, const struct node_want *want,
@@ -149,7 +149,7 @@ enum load load_node(struct gild_op *op, const struct node_want *want,
             gild_cache_fill(cache, *entry, -ENOMEM);
             gild_cache_unpin(cache, *entry);
         }
-        op_fail(op, -ENOMEM, "memory for a map node");
+        disk_op_fail(op, -ENOMEM, "memory for a map node");
         gild_loop_post(reactor_of(op)->loop, &op->task);
         return LOAD_WAIT;
     }
@@ -167,7 +167,7 @@ enum load load_delta_node(struct gild_op *op, const struct gild_map_need *need,
     uint64_t serial = gild_place_serial(need->place), offset = gild_place_offset(need->place);
     struct gild_segment *segment = gild_segments_find(disk->store->segments, serial);
     if (!segment) {
-        op_fail(op, -EBADMSG, "a map node's segment");
+        disk_op_fail(op, -EBADMSG, "a map node's segment");
         op->state = OP_WAIT_NODE;
         gild_loop_post(reactor_of(op)->loop, &op->task);
         return LOAD_WAIT;
@@ -207,7 +207,7 @@ enum load load_sealed_leaf(struct gild_op *op, uint64_t leaf_index,
 static void data_came(struct gild_op *op) {
     assert(op->pending > 0);
     if (--op->pending == 0 && op->state == OP_WAIT_DATA)
-        op_resume(op);
+        disk_op_resume(op);
 }
 
 static void piece_waited(struct gild_task *task) {
@@ -219,7 +219,7 @@ static void piece_waited(struct gild_task *task) {
     wait->next = reactor->free_waits;
     reactor->free_waits = wait;
     if (error)
-        op_fail(op, error, "data");
+        disk_op_fail(op, error, "data");
     data_came(op);
 }
 
@@ -271,7 +271,7 @@ static void group_end(struct fetch *fetch, int error) {
     if (error) {
         gild_log(GILD_LOG_ERROR, "group %" PRIu32 " of pack %08" PRIx32 " is bad: %s", fetch->group,
                  fetch->pack_id, strerror(-error));
-        op_fail(op, error, "packed data");
+        disk_op_fail(op, error, "packed data");
     }
     fetch_give(fetch);
     data_came(op);
@@ -377,7 +377,7 @@ void load_group(struct gild_op *op, uint64_t place, struct gild_cache_entry **en
             gild_cache_unpin(cache, *entry);
         }
         *entry = NULL;
-        op_fail(op, -ENOMEM, "memory for a group");
+        disk_op_fail(op, -ENOMEM, "memory for a group");
         return;
     }
     gild_cache_pin(cache, *entry);
@@ -411,7 +411,7 @@ static void run_done(struct gild_io *io) {
         gild_cache_fill(cache, fetch->entries[i], error);
         gild_cache_unpin(cache, fetch->entries[i]);
         if (error)
-            op_fail(op, error, "logged data");
+            disk_op_fail(op, error, "logged data");
     }
     fetch_give(fetch);
     data_came(op);
@@ -457,7 +457,7 @@ void load_log_block(struct gild_op *op, struct log_run *run, uint64_t block, uin
             gild_cache_unpin(cache, *entry);
         }
         *entry = NULL;
-        op_fail(op, error, "logged data");
+        disk_op_fail(op, error, "logged data");
         return;
     }
     if (fetch->count == 0) {

@@ -18,7 +18,7 @@
 #include "disk/internal.h"
 
 static void op_task(struct gild_task *task) {
-    op_resume(CONTAINER(task, struct gild_op, task));
+    disk_op_resume(CONTAINER(task, struct gild_op, task));
 }
 
 static int op_validate(const struct gild_op *op) {
@@ -57,7 +57,7 @@ static bool op_step(struct gild_op *op) {
         return write_step(op);
     case GILD_OP_TRIM:
     case GILD_OP_ZERO:
-        return fill_step(op);
+        return write_fill_step(op);
     case GILD_OP_EXTENTS:
         return extents_step(op);
     }
@@ -88,21 +88,21 @@ bool gild_disk_submit(struct gild_op *op) {
     return true;
 }
 
-void op_finish(struct gild_op *op) {
+void disk_op_finish(struct gild_op *op) {
     op_close(op);
     op->done(op);
 }
 
-void op_pause(struct gild_op *op, enum op_state state) {
+void disk_op_pause(struct gild_op *op, enum op_state state) {
     op->state = state;
     reactor_op_end(op->disk->reactor, op);
 }
 
-void op_resume(struct gild_op *op) {
+void disk_op_resume(struct gild_op *op) {
     if (op->state == OP_WAIT_ROOM || op->state == OP_WAIT_PAGE || op->state == OP_WAIT_LOCK)
         reactor_op_begin(op->disk->reactor, op);
     if (op_step(op))
-        op_finish(op);
+        disk_op_finish(op);
 }
 
 static void posted(struct gild_task *task) {
@@ -116,7 +116,7 @@ void gild_disk_post(struct gild_op *op) {
     gild_loop_post(op->disk->reactor->loop, &op->task);
 }
 
-void op_fail(struct gild_op *op, int error, const char *what) {
+void disk_op_fail(struct gild_op *op, int error, const char *what) {
     if (op->error)
         return;
     op->error = error == -ENOMEM || error == -ENOSPC || error == -ENOBUFS ? error : -EIO;

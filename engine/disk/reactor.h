@@ -105,13 +105,13 @@ enum op_state {
 #define OP_SYNC_ASKED 2u /* op->ticket */
 
 /* ops.c */
-void op_resume(struct gild_op *op);
-void op_finish(struct gild_op *op);
+void disk_op_resume(struct gild_op *op);
+void disk_op_finish(struct gild_op *op);
 /* The op waits for what a checkpoint or another op must first give: it reads nothing meanwhile, so
  * it does not hold up the passing of readers. */
-void op_pause(struct gild_op *op, enum op_state state);
+void disk_op_pause(struct gild_op *op, enum op_state state);
 /* The op's error becomes EIO (or what it is), named once in the log. */
-void op_fail(struct gild_op *op, int error, const char *what);
+void disk_op_fail(struct gild_op *op, int error, const char *what);
 
 /* load.c: every load either is ready at once, or resumes the op later (then op->error may be set).
  */
@@ -167,12 +167,12 @@ enum pin_kind { PIN_NONE, PIN_GROUP, PIN_BLOCK, PIN_LOG, PIN_HEAP };
 /* read.c, write.c, extents.c: one step each; true when the op is done. */
 bool read_step(struct gild_op *op);
 bool write_step(struct gild_op *op);
-bool fill_step(struct gild_op *op);
+bool write_fill_step(struct gild_op *op);
 bool extents_step(struct gild_op *op);
 /* Where the blocks of one leaf are, for reading. READY: *leaf (or NULL and *uniform), pinned by
  * *pin (may be NULL). */
-enum load delta_leaf(struct gild_op *op, uint64_t leaf_index, const struct gild_leaf **leaf,
-                     uint64_t *uniform, struct gild_cache_entry **pin);
+enum load read_delta_leaf(struct gild_op *op, uint64_t leaf_index, const struct gild_leaf **leaf,
+                          uint64_t *uniform, struct gild_cache_entry **pin);
 
 /* write.c */
 void disk_mark_dirty(struct gild_disk *disk);

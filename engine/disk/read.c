@@ -22,7 +22,7 @@ static struct gild_piece *piece_add(struct gild_op *op, const void *data, uint32
     if (op->kind == GILD_OP_PREFETCH)
         return NULL;
     if (op->piece_count == op->piece_limit) {
-        op_fail(op, -ENOBUFS, "the answer's pieces");
+        disk_op_fail(op, -ENOBUFS, "the answer's pieces");
         return NULL;
     }
     struct gild_piece *piece = &op->pieces[op->piece_count++];
@@ -79,7 +79,7 @@ static void add_log(struct gild_op *op, struct log_run *run, uint64_t block, uin
         kind = PIN_HEAP;
         pin = malloc(bytes);
         if (!pin) {
-            op_fail(op, -ENOMEM, "memory for data");
+            disk_op_fail(op, -ENOMEM, "memory for data");
             return;
         }
         memcpy(pin, memory + skip, bytes);
@@ -97,8 +97,8 @@ static void add_log(struct gild_op *op, struct log_run *run, uint64_t block, uin
     }
 }
 
-enum load delta_leaf(struct gild_op *op, uint64_t leaf_index, const struct gild_leaf **leaf,
-                     uint64_t *uniform, struct gild_cache_entry **pin) {
+enum load read_delta_leaf(struct gild_op *op, uint64_t leaf_index, const struct gild_leaf **leaf,
+                          uint64_t *uniform, struct gild_cache_entry **pin) {
     struct gild_disk *disk = op->disk;
     struct gild_map_need need;
     struct gild_cache_entry *dir;
@@ -200,7 +200,7 @@ static enum load walk_leaf(struct gild_op *op, uint64_t end_bytes, struct log_ru
     uint64_t stop = end_bytes < leaf_end ? end_bytes : leaf_end;
     uint64_t end_block = (stop + GILD_BLOCK_BYTES - 1) / GILD_BLOCK_BYTES;
     struct view view = {0};
-    if (delta_leaf(op, leaf_index, &view.own, &view.uniform, &view.own_pin) == LOAD_WAIT)
+    if (read_delta_leaf(op, leaf_index, &view.own, &view.uniform, &view.own_pin) == LOAD_WAIT)
         return LOAD_WAIT;
     enum load load = LOAD_READY;
     while (op->cursor < stop && !op->error) {

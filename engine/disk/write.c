@@ -35,7 +35,7 @@ struct rmw {
 
 static void log_waited(struct gild_task *task) {
     struct op_wait *wait = CONTAINER(task, struct op_wait, log.task);
-    op_resume(CONTAINER(wait, struct gild_op, wait));
+    disk_op_resume(CONTAINER(wait, struct gild_op, wait));
 }
 
 static struct gild_log_waiter *log_waiter(struct gild_op *op) {
@@ -47,7 +47,7 @@ static struct gild_log_waiter *log_waiter(struct gild_op *op) {
 
 static void wait_for_page(struct gild_op *op) {
     struct reactor *reactor = op->disk->reactor;
-    op_pause(op, OP_WAIT_PAGE);
+    disk_op_pause(op, OP_WAIT_PAGE);
     op->next = reactor->page_waiters;
     reactor->page_waiters = op;
     keeper_ask(op->disk->store);
@@ -98,7 +98,7 @@ static bool wait_for_lock(struct gild_op *op, uint64_t block, uint64_t count) {
     for (struct rmw *rmw = op->disk->rmws; rmw; rmw = rmw->next) {
         if (rmw->block < block || rmw->block - block >= count || rmw->owner == op)
             continue;
-        op_pause(op, OP_WAIT_LOCK);
+        disk_op_pause(op, OP_WAIT_LOCK);
         op->next = rmw->waiters;
         rmw->waiters = op;
         return true;
@@ -128,7 +128,7 @@ static void rmw_end(struct gild_disk *disk, struct rmw *rmw) {
 static void rmw_read_done(struct gild_op *read) {
     struct rmw *rmw = CONTAINER(read, struct rmw, read);
     rmw->ready = true;
-    op_resume(rmw->owner);
+    disk_op_resume(rmw->owner);
 }
 
 /* The old content of a block, whole: NULL while it is being read (or on error, said in op->error).
@@ -142,7 +142,7 @@ static struct rmw *rmw_begin(struct gild_op *op, uint64_t block) {
         if (rmw)
             reactor->free_rmws = rmw->next;
         else if (!(rmw = malloc(sizeof *rmw))) {
-            op_fail(op, -ENOMEM, "memory to change a part of a block");
+            disk_op_fail(op, -ENOMEM, "memory to change a part of a block");
             return NULL;
         }
         memset(rmw, 0, sizeof *rmw);
@@ -215,7 +215,7 @@ static bool have_leaf(struct gild_op *op, uint64_t block, struct gild_page **lea
 static bool have_room(struct gild_op *op, bool data) {
     int err = gild_log_room(op->disk->reactor->log, data, log_waiter(op));
     if (err == -EAGAIN)
-        op_pause(op, OP_WAIT_ROOM);
+        disk_op_pause(op, OP_WAIT_ROOM);
     else if (err)
         op->error = err;
     return err == 0;
@@ -348,7 +348,7 @@ static bool fill_blocks(struct gild_op *op, uint64_t end) {
     return true;
 }
 
-bool fill_step(struct gild_op *op) {
+bool write_fill_step(struct gild_op *op) {
     uint64_t end = op->offset_bytes + op->length_bytes;
     bool to_end = end == op->disk->size_bytes;
     while (op->cursor < end && !op->error) {

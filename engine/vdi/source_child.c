@@ -43,11 +43,11 @@ static char **make_environment(void) {
             made[kept++] = environ[i];
         }
     }
-    static char plain_language[] = "LC_ALL=C", one_socket[] = "LISTEN_FDS=1";
+    static const char plain_language[] = "LC_ALL=C", one_socket[] = "LISTEN_FDS=1";
     strcpy(process, "LISTEN_PID=");
-    made[kept++] = plain_language;
+    made[kept++] = (char *)(uintptr_t)plain_language;
     made[kept++] = process; /* the child fills it in; without a socket it is left out */
-    made[kept] = one_socket;
+    made[kept] = (char *)(uintptr_t)one_socket;
     return made;
 }
 
