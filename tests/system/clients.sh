@@ -11,10 +11,10 @@ scratch_make
 size=$((1 << 30))
 truncate -s "$size" "$work/source.raw"
 dd if=/dev/urandom of="$work/source.raw" bs=1M count=48 seek=16 conv=notrunc status=none
-yes 'sixteen megabytes of one line' | dd of="$work/source.raw" bs=1M count=16 seek=500 \
+{ yes 'sixteen megabytes of one line' || :; } 2>/dev/null | dd of="$work/source.raw" bs=1M count=16 seek=500 \
     iflag=fullblock conv=notrunc status=none
 
-gild store init
+gild store init >/dev/null
 gild image import base "$work/source.raw" >/dev/null
 gild desktop create c --count 6 --name-pattern c%d --image base@1 >/dev/null 2>&1 ||
     for n in 1 2 3 4 5 6; do gild desktop create "c$n" --image base@1 >/dev/null; done
@@ -58,8 +58,8 @@ nbdcopy --flush "$work/source.raw" "$(uri desktops/c2/os)"
 nbdcopy "$(uri desktops/c2/os)" "$work/copy.raw"
 cmp "$work/source.raw" "$work/copy.raw" || fail "nbdcopy: there and back is not the same"
 nbdcopy "$clone_uri" "$(uri desktops/c2/os)"
-nbdcopy "$(uri desktops/c2/os)" - | sha256sum >"$work/c2.sum"
-nbdcopy "$clone_uri" - | sha256sum | cmp - "$work/c2.sum" || fail "nbdcopy: from clone to clone is not the same"
+nbdcopy "$(uri desktops/c2/os)" "$work/copy.raw"
+nbdcopy "$clone_uri" - | cmp - "$work/copy.raw" || fail "nbdcopy: from clone to clone is not the same"
 rm -f "$work/copy.raw"
 passed "nbdcopy: both ways, and from clone to clone"
 
@@ -165,7 +165,7 @@ else
 fi
 
 # ---- the end -------------------------------------------------------------------------------------
-[ "$(nbdcopy "$image_uri" - | sha256sum)" = "$(sha256sum <"$work/source.raw")" ] || fail "the image changed"
+nbdcopy "$image_uri" - | cmp - "$work/source.raw" || fail "the image changed"
 daemon_stop || fail "gildd did not exit 0 on SIGTERM"
 gild store check >"$work/check.log" || fail "the store does not check clean: $(cat "$work/check.log")"
 passed "the image is unchanged; the stopped store checks clean"

@@ -76,7 +76,7 @@ image_is_its_source() {
 }
 
 # ---- import and clone ----------------------------------------------------------------------------
-gild store init
+gild store init >/dev/null
 gild image import debian "$image/disk.raw" >/dev/null
 for clone in $clones; do
     gild desktop create "$clone" --image debian@1 >/dev/null
