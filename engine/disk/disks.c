@@ -14,6 +14,7 @@
 #include <unistd.h>
 
 #include "disk/internal.h"
+#include "io/file.h"
 
 struct sealed_ref {
     struct gild_sealed_map *map;
@@ -69,13 +70,10 @@ int store_read_node(struct gild_store *store, uint64_t place, uint64_t delta_id,
     struct gild_segment *segment = gild_segments_find(store->segments, gild_place_serial(place));
     if (!segment)
         return -EBADMSG;
-    ssize_t n;
-    do
-        n = pread(segment->fd, page, GILD_NODE_BYTES,
-                  (off_t)gild_place_offset(place) * GILD_LOG_BLOCK);
-    while (n < 0 && errno == EINTR);
-    if (n != GILD_NODE_BYTES)
-        return n < 0 ? -errno : -EBADMSG;
+    int err = gild_file_read(segment->fd, page, GILD_NODE_BYTES,
+                             (uint64_t)gild_place_offset(place) * GILD_LOG_BLOCK);
+    if (err)
+        return err == -ENODATA ? -EBADMSG : err;
     return gild_node_verify(page, kind, delta_id, index);
 }
 

@@ -8,7 +8,8 @@
 #include <inttypes.h>
 #include <stdlib.h>
 #include <string.h>
-#include <unistd.h>
+
+#include "io/file.h"
 
 struct found {
     uint64_t stream, lsn, check, previous_check, durable_lsn;
@@ -27,19 +28,6 @@ struct recovery {
     struct gild_recover_totals *totals;
     int err;
 };
-
-static int read_at(int fd, void *buffer, size_t length, uint64_t offset) {
-    size_t done = 0;
-    while (done < length) {
-        ssize_t n = pread(fd, (char *)buffer + done, length - done, (off_t)(offset + done));
-        if (n < 0 && errno == EINTR)
-            continue;
-        if (n <= 0)
-            return n < 0 ? -errno : -EBADMSG;
-        done += (size_t)n;
-    }
-    return 0;
-}
 
 static struct gild_recover_stream *stream_of(struct recovery *r, uint64_t stream) {
     for (size_t i = 0; i < r->stream_count; i++)
@@ -80,7 +68,8 @@ static int scan_segment(void *context, struct gild_segment *segment) {
     uint32_t offset = 1;
     bool begun = false;
     while (offset < GILD_SEGMENT_BLOCKS) {
-        int err = read_at(segment->fd, header, GILD_LOG_BLOCK, (uint64_t)offset * GILD_LOG_BLOCK);
+        int err =
+            gild_file_read(segment->fd, header, GILD_LOG_BLOCK, (uint64_t)offset * GILD_LOG_BLOCK);
         if (err)
             return err;
         if (!gild_batch_valid(header, r->store_id, segment->serial, offset))
@@ -151,9 +140,9 @@ static int replay_stream(struct recovery *r, struct gild_recover_stream *stream,
         if (found->lsn != next || (before && found->previous_check != before->check))
             break;
         struct gild_batch_header *header = (void *)r->buffer;
-        int err = read_at(found->segment->fd, r->buffer,
-                          (1u + found->payload_blocks) * (size_t)GILD_LOG_BLOCK,
-                          (uint64_t)found->offset * GILD_LOG_BLOCK);
+        int err = gild_file_read(found->segment->fd, r->buffer,
+                                 (1u + found->payload_blocks) * (size_t)GILD_LOG_BLOCK,
+                                 (uint64_t)found->offset * GILD_LOG_BLOCK);
         if (err)
             return gild_fail(error, GILD_FAILED, -err,
                              "log segment %016" PRIx64 " can not be read: %s",
@@ -183,16 +172,15 @@ int gild_log_recover(struct gild_segments *segments, const uint8_t store_id[16],
                      struct gild_recover_stream *streams, size_t stream_count,
                      gild_recover_visit *visit, void *context, struct gild_recover_totals *totals,
                      struct gild_error *error) {
-    void *buffer;
     struct recovery r = {.segments = segments,
                          .store_id = store_id,
                          .streams = streams,
                          .stream_count = stream_count,
                          .totals = totals};
     memset(totals, 0, sizeof *totals);
-    if (posix_memalign(&buffer, GILD_LOG_BLOCK, GILD_BATCH_BYTES))
+    r.buffer = gild_file_buffer(GILD_BATCH_BYTES);
+    if (!r.buffer)
         return gild_fail(error, GILD_FAILED, ENOMEM, "no memory to read the log");
-    r.buffer = buffer;
     int err = gild_segments_each(segments, scan_segment, &r);
     if (err)
         gild_fail(error, gild_code_of_errno(-err), -err, "the log can not be read: %s",
@@ -210,6 +198,6 @@ int gild_log_recover(struct gild_segments *segments, const uint8_t store_id[16],
         err = replay_stream(&r, &streams[i], first, last, visit, context, error);
     }
     free(r.found);
-    free(buffer);
+    free(r.buffer);
     return err;
 }

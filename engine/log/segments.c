@@ -25,15 +25,16 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/mman.h>
-#include <sys/stat.h>
 #include <time.h>
 #include <unistd.h>
 
 #include "base/log.h"
 #include "base/place.h"
+#include "io/file.h"
 
 #define LEAF_SLOTS 1024u
 #define TOP_SLOTS (1u << 20)
+#define NAME_BYTES 32u
 #define ZERO_BYTES (1u << 20)
 
 struct slots {
@@ -43,6 +44,7 @@ struct slots {
 struct gild_segments {
     struct gild_segments_options options;
     char directory[3072];
+    int folder;
     struct slots *_Atomic *top;
     pthread_mutex_t lock;
     pthread_cond_t wake; /* of the preparer */
@@ -60,38 +62,8 @@ struct gild_segments {
     void *zeroes;
 };
 
-static void segment_path(const struct gild_segments *s, uint64_t serial, char path[4096]) {
-    snprintf(path, 4096, "%s/%016llx.seg", s->directory, (unsigned long long)serial);
-}
-
-static int sync_folder(const struct gild_segments *s) {
-    int fd = open(s->directory, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
-    if (fd < 0)
-        return -errno;
-    int err = fsync(fd) ? -errno : 0;
-    close(fd);
-    return err;
-}
-
-/* O_DIRECT where the file system has it; tmpfs before Linux 6.6 and some others do not. */
-static int open_direct(const char *path, int flags) {
-    int fd = open(path, flags | O_CLOEXEC | O_DIRECT, 0600);
-    if (fd < 0 && errno == EINVAL)
-        fd = open(path, flags | O_CLOEXEC, 0600);
-    return fd < 0 ? -errno : fd;
-}
-
-static int write_all(int fd, const void *bytes, size_t length, uint64_t offset) {
-    size_t done = 0;
-    while (done < length) {
-        ssize_t n = pwrite(fd, (const char *)bytes + done, length - done, (off_t)(offset + done));
-        if (n < 0 && errno == EINTR)
-            continue;
-        if (n <= 0)
-            return n < 0 ? -errno : -EIO;
-        done += (size_t)n;
-    }
-    return 0;
+static void segment_name(uint64_t serial, char name[NAME_BYTES]) {
+    snprintf(name, NAME_BYTES, "%016llx.seg", (unsigned long long)serial);
 }
 
 /* ---- the table ------------------------------------------------------------------------------- */
@@ -201,17 +173,17 @@ static int record_ready(struct gild_segments *s, uint64_t serial) {
 }
 
 /* A new file, every byte of it written. */
-static int make_file(struct gild_segments *s, const char *path, int *out) {
-    int fd = open_direct(path, O_RDWR | O_CREAT | O_EXCL);
+static int make_file(struct gild_segments *s, const char *name, int *out) {
+    int fd = gild_file_open(s->folder, name, O_RDWR | O_CREAT | O_EXCL | O_DIRECT, 0600, NULL);
     if (fd < 0)
         return fd;
     int err = posix_fallocate(fd, 0, (off_t)GILD_SEGMENT_BYTES);
     err = err == EOPNOTSUPP || err == EINVAL ? 0 : -err;
     for (uint64_t at = 0; at < GILD_SEGMENT_BYTES && !err; at += ZERO_BYTES)
-        err = write_all(fd, s->zeroes, ZERO_BYTES, at);
+        err = gild_file_write(fd, s->zeroes, ZERO_BYTES, at);
     if (err) {
         close(fd);
-        unlink(path);
+        gild_file_remove(s->folder, name);
         return err;
     }
     *out = fd;
@@ -221,7 +193,7 @@ static int make_file(struct gild_segments *s, const char *path, int *out) {
 /* Makes one segment ready: a spare file under a new serial, or a new file. Blocking, no lock held.
  */
 static int prepare(struct gild_segments *s, struct gild_segment *spare, struct gild_segment **out) {
-    char path[4096], old[4096];
+    char name[NAME_BYTES], old[NAME_BYTES];
     uint64_t serial;
     struct gild_segment *segment = calloc(1, sizeof *segment);
     void *header = NULL;
@@ -235,27 +207,27 @@ static int prepare(struct gild_segments *s, struct gild_segment *spare, struct g
         err = next_serial(s, &serial);
     if (err)
         goto fail;
-    segment_path(s, serial, path);
+    segment_name(serial, name);
     if (spare) {
-        segment_path(s, spare->serial, old);
+        segment_name(spare->serial, old);
         fd = spare->fd;
-        if (rename(old, path) != 0)
+        if (renameat(s->folder, old, s->folder, name) != 0)
             err = -errno;
     } else {
-        err = make_file(s, path, &fd);
+        err = make_file(s, name, &fd);
     }
     if (err)
         goto fail;
     gild_segment_header_seal(header, s->options.store_id, serial);
-    err = write_all(fd, header, GILD_LOG_BLOCK, 0);
-    if (!err && fdatasync(fd) != 0)
-        err = -errno;
+    err = gild_file_write(fd, header, GILD_LOG_BLOCK, 0);
     if (!err)
-        err = sync_folder(s);
+        err = gild_file_sync(fd);
+    if (!err)
+        err = gild_file_sync_folder(s->folder);
     if (!err)
         err = record_ready(s, serial);
     if (err) {
-        unlink(path);
+        gild_file_remove(s->folder, name);
         goto fail;
     }
     segment->serial = serial;
@@ -271,8 +243,8 @@ fail:
         close(fd);
     if (spare) {
         close(spare->fd);
-        segment_path(s, spare->serial, old);
-        unlink(old);
+        segment_name(spare->serial, old);
+        gild_file_remove(s->folder, old);
         free(spare);
     }
     free(header);
@@ -392,7 +364,7 @@ int gild_segments_take_now(struct gild_segments *s, bool holds_nodes, struct gil
 }
 
 int gild_segments_recycle(struct gild_segments *s, struct gild_segment *segment) {
-    char path[4096];
+    char name[NAME_BYTES];
     pthread_mutex_lock(&s->lock);
     table_remove(s, segment);
     bool keep = s->spare_count + s->ready_count < s->options.ready_target + s->taken_lately;
@@ -406,8 +378,8 @@ int gild_segments_recycle(struct gild_segments *s, struct gild_segment *segment)
     pthread_mutex_unlock(&s->lock);
     if (keep)
         return 0;
-    segment_path(s, segment->serial, path);
-    int err = unlink(path) ? -errno : 0;
+    segment_name(segment->serial, name);
+    int err = gild_file_remove(s->folder, name);
     close(segment->fd);
     free(segment);
     return err;
@@ -422,12 +394,20 @@ int gild_segments_create(struct gild_segments **out, const struct gild_segments_
         return gild_fail(error, GILD_FAILED, ENOMEM, "no memory for the log's segments");
     s->options = *options;
     snprintf(s->directory, sizeof s->directory, "%s", options->directory);
+    s->folder = open(options->directory, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
+    if (s->folder < 0) {
+        int err = errno;
+        free(s);
+        return gild_fail(error, gild_code_of_errno(err), err, "the folder %s can not be opened: %s",
+                         options->directory, strerror(err));
+    }
     s->lowest = UINT64_MAX;
     s->ready_tail = &s->ready;
     s->top = mmap(NULL, TOP_SLOTS * sizeof *s->top, PROT_READ | PROT_WRITE,
                   MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
     s->zeroes = mmap(NULL, ZERO_BYTES, PROT_READ, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
     if (s->top == MAP_FAILED || s->zeroes == MAP_FAILED) {
+        close(s->folder);
         free(s);
         return gild_fail(error, GILD_FAILED, ENOMEM, "no memory for the log's segments");
     }
@@ -441,9 +421,9 @@ static void free_list(struct gild_segment *segment, struct gild_segments *s, boo
     while (segment) {
         struct gild_segment *next = segment->next;
         if (unlink_them) {
-            char path[4096];
-            segment_path(s, segment->serial, path);
-            unlink(path);
+            char name[NAME_BYTES];
+            segment_name(segment->serial, name);
+            gild_file_remove(s->folder, name);
         }
         close(segment->fd);
         free(segment);
@@ -470,6 +450,7 @@ void gild_segments_destroy(struct gild_segments *s) {
     free_list(s->spare, s, true); /* the catalogue does not know them any more */
     munmap(s->top, TOP_SLOTS * sizeof *s->top);
     munmap(s->zeroes, ZERO_BYTES);
+    close(s->folder);
     pthread_cond_destroy(&s->wake);
     pthread_mutex_destroy(&s->lock);
     free(s);
@@ -495,25 +476,22 @@ void gild_segments_stop(struct gild_segments *s) {
 
 int gild_segments_add(struct gild_segments *s, uint64_t serial,
                       const struct gild_rec_segment *record, struct gild_error *error) {
-    char path[4096];
-    segment_path(s, serial, path);
+    char name[NAME_BYTES];
+    segment_name(serial, name);
     struct gild_segment *segment = calloc(1, sizeof *segment);
-    void *header = NULL;
-    if (!segment || posix_memalign(&header, GILD_LOG_BLOCK, GILD_LOG_BLOCK)) {
+    void *header = gild_file_buffer(GILD_LOG_BLOCK);
+    if (!segment || !header) {
         free(segment);
+        free(header);
         return gild_fail(error, GILD_FAILED, ENOMEM, "no memory for the log's segments");
     }
-    int fd = open_direct(path, O_RDWR);
-    int err = fd < 0 ? fd : 0;
-    struct stat st;
-    if (!err && fstat(fd, &st) != 0)
-        err = -errno;
-    if (!err && (uint64_t)st.st_size != GILD_SEGMENT_BYTES)
+    uint64_t bytes;
+    int fd = gild_file_open(s->folder, name, O_RDWR | O_DIRECT, 0, NULL);
+    int err = fd < 0 ? fd : gild_file_size(fd, &bytes);
+    if (!err && bytes != GILD_SEGMENT_BYTES)
         err = -EBADMSG;
-    if (!err) {
-        ssize_t n = pread(fd, header, GILD_LOG_BLOCK, 0);
-        err = n < 0 ? -errno : n != GILD_LOG_BLOCK ? -EBADMSG : 0;
-    }
+    if (!err)
+        err = gild_file_read(fd, header, GILD_LOG_BLOCK, 0);
     if (!err)
         err = gild_segment_header_verify(header, s->options.store_id, serial);
     segment->serial = serial;
@@ -534,12 +512,15 @@ int gild_segments_add(struct gild_segments *s, uint64_t serial,
     free(segment);
     if (err == -EBADMSG)
         return gild_fail(error, GILD_CORRUPT, EBADMSG,
-                         "the log segment %s is damaged or not of this store", path);
+                         "the log segment %s/%s is damaged or not of this store", s->directory,
+                         name);
     if (err == -ENOTSUP)
         return gild_fail(error, GILD_FAILED, ENOTSUP,
-                         "the log segment %s has a newer format: use a newer gild", path);
+                         "the log segment %s/%s has a newer format: use a newer gild", s->directory,
+                         name);
     return gild_fail(error, err == -ENOENT ? GILD_CORRUPT : gild_code_of_errno(-err), -err,
-                     "the log segment %s can not be opened: %s", path, strerror(-err));
+                     "the log segment %s/%s can not be opened: %s", s->directory, name,
+                     strerror(-err));
 }
 
 void gild_segments_quiet(struct gild_segments *s) {

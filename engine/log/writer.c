@@ -6,14 +6,14 @@
 #include <errno.h>
 #include <stdlib.h>
 #include <string.h>
-#include <unistd.h>
 
 #include "base/place.h"
+#include "io/file.h"
 
 int gild_log_writer_init(struct gild_log_writer *writer, struct gild_segments *segments,
                          const uint8_t store_id[16], uint64_t stream, bool holds_nodes) {
-    void *memory;
-    if (posix_memalign(&memory, GILD_LOG_BLOCK, GILD_BATCH_BYTES))
+    void *memory = gild_file_buffer(GILD_BATCH_BYTES);
+    if (!memory)
         return -ENOMEM;
     *writer = (struct gild_log_writer){
         .segments = segments, .stream = stream, .holds_nodes = holds_nodes, .header = memory};
@@ -38,8 +38,8 @@ static int sync_segment(struct gild_log_writer *writer) {
     if (!writer->unsynced)
         return 0;
     writer->unsynced = false;
-    if (fdatasync(writer->segment->fd) != 0) {
-        int err = -errno;
+    int err = gild_file_sync(writer->segment->fd);
+    if (err) {
         close_segment(writer);
         return err;
     }
@@ -56,18 +56,12 @@ static int write_batch(struct gild_log_writer *writer) {
     header->durable_lsn = writer->durable;
     gild_batch_seal(header);
     writer->last_check = header->check;
-    size_t length = (1u + header->payload_blocks) * (size_t)GILD_LOG_BLOCK, done = 0;
-    while (done < length) {
-        ssize_t n = pwrite(writer->segment->fd, (char *)header + done, length - done,
-                           (off_t)((uint64_t)header->offset * GILD_LOG_BLOCK + done));
-        if (n < 0 && errno == EINTR)
-            continue;
-        if (n <= 0) {
-            int err = n < 0 ? -errno : -EIO;
-            close_segment(writer);
-            return err;
-        }
-        done += (size_t)n;
+    int err = gild_file_write(writer->segment->fd, header,
+                              (1u + header->payload_blocks) * (size_t)GILD_LOG_BLOCK,
+                              (uint64_t)header->offset * GILD_LOG_BLOCK);
+    if (err) {
+        close_segment(writer);
+        return err;
     }
     writer->at += 1 + header->payload_blocks;
     writer->unsynced = true;

@@ -9,6 +9,7 @@
 #include <string.h>
 #include <unistd.h>
 
+#include "io/file.h"
 #include "map/format.h"
 #include "map/sealed.h"
 
@@ -35,15 +36,9 @@ struct gild_map_builder {
 };
 
 static int flush_buffer(struct gild_map_builder *b) {
-    size_t length = (size_t)b->buffered * GILD_NODE_BYTES, done = 0;
-    off_t base = (off_t)((b->pages - b->buffered) * GILD_NODE_BYTES);
-    while (done < length && !b->failed) {
-        ssize_t n = pwrite(b->fd, (char *)b->buffer + done, length - done, base + (off_t)done);
-        if (n < 0 && errno != EINTR)
-            b->failed = -errno;
-        if (n > 0)
-            done += (size_t)n;
-    }
+    if (!b->failed)
+        b->failed = gild_file_write(b->fd, b->buffer, (size_t)b->buffered * GILD_NODE_BYTES,
+                                    (b->pages - b->buffered) * GILD_NODE_BYTES);
     b->buffered = 0;
     return b->failed;
 }
@@ -158,7 +153,7 @@ static int sync_folder(const char *directory) {
     int fd = open(directory, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
     if (fd < 0)
         return -errno;
-    int err = fsync(fd) ? -errno : 0;
+    int err = gild_file_sync_folder(fd);
     close(fd);
     return err;
 }
@@ -177,8 +172,8 @@ int gild_map_builder_finish(struct gild_map_builder *b, const uint8_t content_ha
     footer.check = map_page_check(&footer, b->map_id);
     append(b, &footer);
     flush_buffer(b);
-    if (!b->failed && fdatasync(b->fd) != 0)
-        b->failed = -errno;
+    if (!b->failed)
+        b->failed = gild_file_sync(b->fd);
     if (!b->failed)
         b->failed = sync_folder(b->directory);
     if (b->failed)

@@ -8,40 +8,26 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
-#include <sys/stat.h>
 #include <unistd.h>
 
+#include "io/file.h"
 #include "map/format.h"
 
 static int read_page(int fd, uint64_t page, void *buffer) {
-    size_t done = 0;
-    while (done < GILD_NODE_BYTES) {
-        ssize_t n = pread(fd, (char *)buffer + done, GILD_NODE_BYTES - done,
-                          (off_t)(page * GILD_NODE_BYTES + done));
-        if (n < 0 && errno == EINTR)
-            continue;
-        if (n < 0)
-            return -errno;
-        if (n == 0)
-            return -EBADMSG;
-        done += (size_t)n;
-    }
-    return 0;
-}
-
-static int page_alloc(void **out) {
-    return posix_memalign(out, GILD_NODE_BYTES, GILD_NODE_BYTES) ? -ENOMEM : 0;
+    int err = gild_file_read(fd, buffer, GILD_NODE_BYTES, page * GILD_NODE_BYTES);
+    return err == -ENODATA ? -EBADMSG : err;
 }
 
 static int read_ends(struct gild_sealed_map *map, const uint8_t store_id[16], void *page,
                      struct map_footer *footer) {
-    struct stat st;
-    if (fstat(map->fd, &st) != 0)
-        return -errno;
-    uint64_t pages = (uint64_t)st.st_size / GILD_NODE_BYTES;
+    uint64_t bytes;
+    int err = gild_file_size(map->fd, &bytes);
+    if (err)
+        return err;
+    uint64_t pages = bytes / GILD_NODE_BYTES;
     if (pages < 2)
         return -EBADMSG;
-    int err = read_page(map->fd, 0, page);
+    err = read_page(map->fd, 0, page);
     if (err)
         return err;
     const struct map_header *header = page;
@@ -86,9 +72,9 @@ static int read_directories(struct gild_sealed_map *map, const struct map_footer
                 continue;
             if (dir >= map->dir_count || root->ref[i] >= footer->pages)
                 return -EBADMSG;
-            void *page;
-            if ((err = page_alloc(&page)))
-                return err;
+            void *page = gild_file_buffer(GILD_NODE_BYTES);
+            if (!page)
+                return -ENOMEM;
             map->dirs[dir] = page;
             err = read_page(map->fd, root->ref[i], page);
             if (!err)
@@ -108,17 +94,16 @@ int gild_sealed_open(struct gild_sealed_map **out, const char *directory,
     char path[4096];
     snprintf(path, sizeof path, "%s/%016llx.map", directory, (unsigned long long)map_id);
     struct gild_sealed_map *map = calloc(1, sizeof *map);
-    void *page = NULL;
-    if (!map || page_alloc(&page)) {
+    void *page = gild_file_buffer(GILD_NODE_BYTES);
+    if (!map || !page) {
         free(map);
+        free(page);
         return gild_fail(error, GILD_FAILED, ENOMEM, "no memory to open the map %s", path);
     }
     map->map_id = map_id;
-    map->fd = open(path, O_RDONLY | O_CLOEXEC | O_DIRECT);
-    if (map->fd < 0 && errno == EINVAL)
-        map->fd = open(path, O_RDONLY | O_CLOEXEC);
+    map->fd = gild_file_open(AT_FDCWD, path, O_RDONLY | O_DIRECT, 0, NULL);
     struct map_footer footer;
-    int err = map->fd < 0 ? -errno : read_ends(map, store_id, page, &footer);
+    int err = map->fd < 0 ? map->fd : read_ends(map, store_id, page, &footer);
     if (!err)
         err = read_directories(map, &footer, page);
     free(page);
@@ -152,10 +137,10 @@ void gild_sealed_close(struct gild_sealed_map *map) {
 }
 
 int gild_sealed_walk(const struct gild_sealed_map *map, gild_sealed_visit *visit, void *context) {
-    void *page;
-    int err = page_alloc(&page);
-    if (err)
-        return err;
+    void *page = gild_file_buffer(GILD_NODE_BYTES);
+    int err = 0;
+    if (!page)
+        return -ENOMEM;
     for (uint64_t dir = 0; dir < map->dir_count && !err; dir++) {
         if (!map->dirs[dir])
             continue;
