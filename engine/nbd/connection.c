@@ -74,7 +74,7 @@ void nbd_connection_break(struct nbd_connection *connection, int err) {
 static bool may_be_freed(const struct nbd_connection *connection) {
     return connection->ending && !connection->requests && !connection->lent &&
            !connection->payload_busy && !connection->sender && !connection->turn_queued &&
-           !connection->bulk;
+           !connection->late_queued && !connection->bulk;
 }
 
 static void free_connection(struct nbd_connection *connection) {
@@ -145,7 +145,8 @@ static void payload_received(struct gild_io *io) {
 
 static void receive(struct nbd_connection *connection) {
     struct gild_loop *loop = connection->hub->loop;
-    if (connection->ending || connection->blocked || connection->lent || connection->payload_busy)
+    if (connection->ending || connection->blocked || connection->lent || connection->payload_busy ||
+        connection->late_queued)
         return;
     struct nbd_request *filling = connection->filling;
     if (filling && filling->op.length_bytes - connection->filled >= NBD_DIRECT_BYTES_MIN) {
@@ -187,16 +188,25 @@ static void turn(struct gild_task *task) {
     connection->turn_queued = false;
     bool waits =
         connection->blocked || connection->parked || (connection->bulk && !connection->filling);
-    if (!connection->ending) {
-        if (waits)
-            parse_parked(connection);
-        receive(connection);
-    } else if (connection->bulk) {
+    if (!connection->ending && waits)
+        parse_parked(connection);
+    else if (connection->ending && connection->bulk)
         nbd_bulk_pump(connection);
+    if (nbd_send(connection) && !connection->late_queued) {
+        connection->late_queued = true;
+        gild_loop_post(connection->hub->loop, &connection->late);
     }
-    nbd_send(connection);
+    receive(connection);
     if (may_be_freed(connection))
         free_connection(connection);
+}
+
+static void late(struct gild_task *task) {
+    struct nbd_connection *connection = gild_container_of(task, struct nbd_connection, late);
+    connection->late_queued = false;
+    receive(connection);
+    if (connection->ending)
+        nbd_connection_wake(connection);
 }
 
 /* ---- from the handshake ---------------------------------------------------------------------- */
@@ -244,6 +254,7 @@ int nbd_connection_start(struct gild_nbd_server *server, const struct nbd_start 
     connection->early = start->early;
     connection->early_bytes = start->early_bytes;
     connection->turn.run = arrive;
+    connection->late.run = late;
     nbd_server_hold(server);
     gild_loop_post(hub->loop, &connection->turn);
     return 0;

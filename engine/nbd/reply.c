@@ -274,21 +274,22 @@ static void sent(struct gild_io *io) {
     nbd_connection_wake(connection);
 }
 
-void nbd_send(struct nbd_connection *connection) {
+bool nbd_send(struct nbd_connection *connection) {
     if (connection->broken) {
         give_all(connection->out_first);
         connection->out_first = NULL;
-        return;
+        return false;
     }
     if (connection->sender || !connection->out_first)
-        return;
+        return false;
     struct nbd_sender *sender = nbd_sender_take(connection);
     if (!sender) {
         nbd_connection_break(connection, ENOMEM);
-        return;
+        return false;
     }
     sender->io.done = sent;
     connection->sender = sender;
     gather(sender, connection);
     go_on(sender);
+    return true;
 }

@@ -144,6 +144,8 @@ struct nbd_connection {
     bool blocked;
     bool turn_queued;
     struct gild_task turn;
+    bool late_queued;
+    struct gild_task late; /* starts the next receive */
 
     /* Requests. */
     unsigned requests;
@@ -290,7 +292,7 @@ void nbd_reply_op_error(struct nbd_request *request, int err);
 void nbd_reply_data(struct nbd_request *request, bool last);
 void nbd_reply_assembled(struct nbd_bulk *bulk);
 void nbd_reply_extents(struct nbd_request *request);
-void nbd_send(struct nbd_connection *connection); /* starts a send if there is what to send */
+bool nbd_send(struct nbd_connection *connection); /* true: a send was started */
 
 /* ---- pool.c ------------------------------------------------------------------------------------
  */

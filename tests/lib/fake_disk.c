@@ -387,7 +387,7 @@ int gild_disk_open(struct gild_store *store, const char *path, const char *door,
     struct gild_disk *disk = find(store, path);
     MUST(door && strcmp(door, "nbd") == 0);
     if (!disk)
-        return gild_fail(error, GILD_NOT_FOUND, ENOENT, "There is no disk %s.", path);
+        return gild_fail(error, GILD_NOT_FOUND, ENOENT, "There is no disk named %s.", path);
     if (disk->busy)
         return gild_fail(error, GILD_BUSY, EBUSY, "Disk %s is held elsewhere.", path);
     disk->opens++;
