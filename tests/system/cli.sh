@@ -202,16 +202,17 @@ verbs_in_turn() {
     is '.desktops == 2' desktop delete 't*' --yes
     is '.desktops == 3' desktop delete --yes 'u*'
     is '.desktops == 1' desktop delete --yes big
-    (cd "$work" && is '.image == "other@1" and .source_format == "qcow2"' image import other good.qcow2)
-    is '.image == "other@2" and .new_bytes == 0' image import other "$work/good.vmdk" --format vmdk
-    [ "$(gild -o json image show other@1 | jq -r .content_hash)" = "$(gild -o json image show img@1 | jq -r .content_hash)" ] ||
+    local other=other-${mode// /-}
+    (cd "$work" && is ".image == \"$other@1\" and .source_format == \"qcow2\"" image import "$other" good.qcow2)
+    is ".image == \"$other@2\" and .new_bytes == 0" image import "$other" "$work/good.vmdk" --format vmdk
+    [ "$(gild -o json image show "$other@1" | jq -r .content_hash)" = "$(gild -o json image show img@1 | jq -r .content_hash)" ] ||
         fail "one content in two formats has two content hashes"
-    is '.image == "other@3"' image import other "$work/child.qcow2" --allow-backing
-    is '.dry_run and .versions == 1' image delete other@2 --dry-run
-    for version in 1 2 3; do is '.versions == 1' --yes image delete "other@$version"; done
+    is ".image == \"$other@3\"" image import "$other" "$work/child.qcow2" --allow-backing
+    is '.dry_run and .versions == 1' image delete "$other@2" --dry-run
+    for version in 1 2 3; do is '.versions == 1' --yes image delete "$other@$version"; done
     # A version's number is never given twice.
-    is '.image == "other@4"' image import other "$work/good.vdi"
-    is '.versions == 1' --yes image delete other@4
+    is ".image == \"$other@4\"" image import "$other" "$work/good.vdi"
+    is '.versions == 1' --yes image delete "$other@4"
 }
 
 everything() {
@@ -334,7 +335,7 @@ full_disk() {
 }
 if [ "$(id -u)" = 0 ] && truncate -s 400M "$work/small.img" && mkfs.ext4 -q "$work/small.img" &&
     mkdir "$work/small" && mount -o loop "$work/small.img" "$work/small" 2>/dev/null; then
-    on_exit 'umount "$work/small" 2>/dev/null'
+    on_exit 'umount "$work/small" 2>/dev/null || true'
     GILD_STORE=$work/small/store
     mode="full disk"
     gild store init >/dev/null
@@ -389,8 +390,15 @@ for disk in desktops/d1/os images/img@1 "desktops/$strange/os"; do
     gild disk xml "$disk" >"$work/disk.xml"
     ! command -v xmllint >/dev/null || xmllint --noout "$work/disk.xml" || fail "not XML: $(cat "$work/disk.xml")"
     # The -blockdev word opens the disk in QEMU itself.
-    blockdev=$(gild -o json disk qemu "$disk" | jq -r '.arguments[1]')
-    qemu-io -r --image-opts "${blockdev//node-name=*([^,]),/}" -c 'read 0 4k' >"$work/qemu-io.log" 2>&1 || true
+    for door in nbd fuse; do
+        [ "$door" = nbd ] || [ -e /dev/fuse ] || continue
+        blockdev=$(gild -o json disk qemu "$disk" --transport "$door" | jq -r '.arguments[1]')
+        qemu-io -r --image-opts "$blockdev" -c 'read 0 4k' >"$work/qemu-io.log" 2>&1 && grep -q '^read 4096/4096' "$work/qemu-io.log" ||
+            fail "QEMU does not take $blockdev: $(cat "$work/qemu-io.log")"
+        # The line for a shell has the same words.
+        eval "words=($(gild disk qemu "$disk" --transport "$door"))"
+        [ "${#words[@]}" = 4 ] && [ "${words[1]}" = "$blockdev" ] || fail "a shell reads other words: ${words[*]}"
+    done
 done
 is '.transport == "nbd" and .serial != null' disk xml desktops/d1/os
 gild desktop delete --yes "$strange" >/dev/null
@@ -404,7 +412,8 @@ passed "disk uri, qemu, xml: other programs take them, strange names too"
 # ---- an open disk --------------------------------------------------------------------------------
 exec 7> >(exec qemu-io -f raw "$(gild disk uri desktops/d1/os)" >"$work/door.log" 2>&1)
 echo 'write -P 0x33 0 64k' >&7
-wait_until 30 grep -q 'wrote 65536' "$work/door.log" || fail "qemu-io did not write: $(cat "$work/door.log")"
+door_wrote() { grep -qs 'wrote 65536' "$work/door.log"; }
+wait_until 30 door_wrote || fail "qemu-io did not write: $(cat "$work/door.log")"
 is '.open == "nbd" and .written_bytes == 65536' desktop show d1
 refused 4 desktop delete --yes d1
 refused 4 desktop delete --yes '*'
@@ -498,7 +507,7 @@ mkdir -p "$deep" && export GILD_STORE=$deep/store
 gild store init >/dev/null
 "$GILDD" --store "$GILD_STORE" --nbd "unix:$work/deep.sock" 2>"$work/deep.log" &
 deep_pid=$!
-on_exit 'kill -KILL "$deep_pid" 2>/dev/null'
+on_exit 'kill -KILL "$deep_pid" 2>/dev/null || true'
 deep_ready() { [ -S "$GILD_STORE/control.sock" ] && grep -q 'serving nbd' "$work/deep.log"; }
 wait_until 30 deep_ready || fail "gildd on a long path: $(cat "$work/deep.log")"
 is '.served' store info
