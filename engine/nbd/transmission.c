@@ -370,7 +370,7 @@ static bool take(struct nbd_connection *connection, const uint8_t *bytes, struct
         .length = gild_get_be32(bytes + 24),
     };
     if (gild_get_be32(bytes) != NBD_REQUEST_MAGIC) {
-        gild_log(GILD_LOG_WARN, "nbd: a client of %s sent no NBD request; its connection is closed",
+        gild_log(GILD_LOG_INFO, "nbd: a client of %s sent no NBD request; its connection is closed",
                  gild_disk_path(connection->disk));
         nbd_connection_end(connection);
         return true;
