@@ -368,19 +368,20 @@ static void test_tcp_addresses(void) {
 }
 
 static void test_bad_addresses_are_refused_with_a_sentence(void) {
-    static const char *const bad[] = {
-        "",
-        "/tmp/x",
-        "unix:",
-        "tcp:",
-        "tcp:127.0.0.1",
-        "tcp:127.0.0.1:",
-        "tcp:::1:0",
-        "udp:x",
-        "tcp:h:p",
-        "unix:/no/such/folder/sock",
-        "unix:/tmp/a-path-that-is-longer-than-the-hundred-and-seven-bytes-that-a-unix-socket-may-"
-        "have-in-its-address-on-linux"};
+    static const char long_path[] =
+        "unix:/tmp/a-path-that-is-longer-than-the-hundred-and-seven-"
+        "bytes-that-a-unix-socket-may-have-in-its-address-on-linux";
+    static const char *const bad[] = {"",
+                                      "/tmp/x",
+                                      "unix:",
+                                      "tcp:",
+                                      "tcp:127.0.0.1",
+                                      "tcp:127.0.0.1:",
+                                      "tcp:::1:0",
+                                      "udp:x",
+                                      "tcp:h:p",
+                                      "unix:/no/such/folder/sock",
+                                      long_path};
     struct nbd_rig rig;
     nbd_rig_start(&rig);
     for (unsigned i = 0; i < sizeof bad / sizeof *bad; i++) {
