@@ -350,6 +350,26 @@ else
 fi
 rm -f "$work/small.img"
 
+# ---- on a terminal -------------------------------------------------------------------------------
+if command -v script >/dev/null; then
+    on_terminal() { # REPLY ARGUMENT...: what a person sees, and the exit code
+        printf '%s\n' "$1" | (shift && GILD=$GILD words="$*" script -qec '"$GILD" $words' /dev/null)
+    }
+    mode="terminal"
+    gild desktop create asked --image img@1 >/dev/null
+    status=0
+    on_terminal n desktop delete asked >"$work/out" || status=$?
+    [ "$status" = 1 ] && grep -q 'This deletes 1 desktop' "$work/out" && grep -q 'nothing was deleted' "$work/out" ||
+        fail "a refused confirmation: exit code $status: $(cat "$work/out")"
+    is '.name == "asked"' desktop show asked
+    on_terminal y desktop delete asked >"$work/out" || fail "a given confirmation: $(cat "$work/out")"
+    refused 3 desktop show asked
+    on_terminal '' image import shown "$work/good.raw" >"$work/out" || fail "an import on a terminal: $(cat "$work/out")"
+    grep -q '100% of 64M' "$work/out" || fail "no progress bar on a terminal: $(cat "$work/out")"
+    gild --yes image delete shown@1 >/dev/null
+    passed "on a terminal what destroys asks, and an import shows its progress"
+fi
+
 # ---- with a daemon -------------------------------------------------------------------------------
 mode="daemon"
 gild -o json image list >"$work/list.alone"

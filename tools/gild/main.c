@@ -190,6 +190,7 @@ int main(int argc, char **argv) {
     struct command command;
     char sentence[SENTENCE_BYTES];
     setlocale(LC_CTYPE, "");
+    setenv("GILD_LOG", "warn", 0); /* what an opened store says in passing is for daemons */
     catch_signals();
     enum gild_code code = command_parse(&command, argc, argv, sentence)
                               ? perform(&command)
