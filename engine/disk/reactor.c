@@ -132,6 +132,12 @@ void reactor_call(struct gild_task *task) {
 
 /* ---- life ------------------------------------------------------------------------------------ */
 
+/* The flush itself is one op in flight. */
+static bool quiet(void *context) {
+    const struct reactor *reactor = context;
+    return reactor->active[0] + reactor->active[1] <= 1;
+}
+
 int reactor_create(struct reactor *reactor, struct gild_store *store, unsigned index,
                    uint64_t stream, struct gild_error *error) {
     reactor->store = store;
@@ -147,6 +153,8 @@ int reactor_create(struct reactor *reactor, struct gild_store *store, unsigned i
         .loop = reactor->loop,
         .segments = store->segments,
         .stream = stream,
+        .quiet = quiet,
+        .context = reactor,
         .buffers = store->offline ? 4 : 0,
     };
     memcpy(log.store_id, store->id, 16);

@@ -94,6 +94,9 @@ struct io_backend_ops {
     void (*finish)(struct io_backend *backend);
 
     void (*submit)(struct io_backend *backend, struct gild_io *io); /* may gather until wait */
+    /* A WRITE with DSYNC, carried out before it returns (io_complete); what was gathered is started
+     * first. NULL: submit serves. */
+    void (*write_now)(struct io_backend *backend, struct gild_io *io);
     void (*cancel)(struct io_backend *backend, struct gild_io *io); /* it is not READY */
     void (*give_back)(struct io_backend *backend, unsigned buffer_id);
 

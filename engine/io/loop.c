@@ -332,15 +332,29 @@ void gild_io_readv(struct gild_loop *loop, struct gild_io *io, int fd, struct io
     loop->ops->submit(loop->backend, io);
 }
 
-void gild_io_write(struct gild_loop *loop, struct gild_io *io, int fd, const void *buffer,
-                   size_t length, uint64_t offset, bool dsync) {
+static void begin_write(struct gild_io *io, int fd, const void *buffer, size_t length,
+                        uint64_t offset, bool dsync) {
     /* One field serves both directions; a write only reads it. */
     io->buffer = (void *)(uintptr_t)buffer;
     io->one = (struct iovec){io->buffer, length};
     begin_transfer(io, IO_WRITE, fd, &io->one, 1, length, offset);
     if (dsync)
         io->flags |= IO_DSYNC;
+}
+
+void gild_io_write(struct gild_loop *loop, struct gild_io *io, int fd, const void *buffer,
+                   size_t length, uint64_t offset, bool dsync) {
+    begin_write(io, fd, buffer, length, offset, dsync);
     loop->ops->submit(loop->backend, io);
+}
+
+void gild_io_write_now(struct gild_loop *loop, struct gild_io *io, int fd, const void *buffer,
+                       size_t length, uint64_t offset) {
+    begin_write(io, fd, buffer, length, offset, true);
+    if (loop->ops->write_now)
+        loop->ops->write_now(loop->backend, io);
+    else
+        loop->ops->submit(loop->backend, io);
 }
 
 void gild_io_fdatasync(struct gild_loop *loop, struct gild_io *io, int fd) {

@@ -366,6 +366,17 @@ static void uring_submit(struct io_backend *backend, struct gild_io *io) {
     uring->in_flight++;
 }
 
+static void uring_write_now(struct io_backend *backend, struct gild_io *io) {
+    struct uring *uring = uring_of(backend);
+    if (io_uring_sq_ready(&uring->ring))
+        check_entered(io_uring_submit(&uring->ring));
+    ssize_t written = pwritev2(io->fd, io->vectors, 1, (off_t)io->offset, RWF_DSYNC);
+    if (written < 0 && errno == EINTR)
+        uring_submit(backend, io);
+    else
+        io_complete(backend, io, written < 0 ? -errno : (int)written);
+}
+
 static void submit_retries(struct uring *uring) {
     struct io_queue batch = uring->retry;
     struct gild_io *io;
@@ -480,6 +491,7 @@ const struct io_backend_ops io_uring_ops = {
     .start = uring_start,
     .finish = uring_finish,
     .submit = uring_submit,
+    .write_now = uring_write_now,
     .cancel = uring_cancel,
     .give_back = uring_give_back,
     .wait = uring_wait,

@@ -17,14 +17,17 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/mman.h>
+#include <time.h>
 
 #include "base/log.h"
 #include "base/place.h"
 
 #define MAX_BUFFERS 64u
-#define MAX_WRITES 16u      /* in flight */
-#define MAX_UNSYNCED 8u     /* segments */
-#define LEAST_ROOM 8u       /* blocks left in a segment that are worth a batch */
+#define MAX_WRITES 16u  /* in flight */
+#define MAX_UNSYNCED 8u /* segments */
+#define LEAST_ROOM 8u   /* blocks left in a segment that are worth a batch */
+#define SPOT_NS 500000u /* a write on the spot may block the loop for about this long */
+#define SPOT_REST 256u
 #define AGE_NS (4000000ull) /* an unflushed batch is written after this long */
 
 enum batch_state { BATCH_FREE, BATCH_OPEN, BATCH_WRITING, BATCH_WRITTEN };
@@ -75,6 +78,8 @@ struct gild_log {
 
     struct gild_task pump;
     bool pump_due;
+    uint64_t spot_ns;   /* how long a write on the spot takes, a running mean; 0 = not tried yet */
+    unsigned spot_rest; /* lone batches until the next try on a slow device */
     struct gild_io timer;
     bool timer_armed;
 
@@ -212,7 +217,36 @@ static void write_done(struct gild_io *io) {
     want_pump(log);
 }
 
-static void seal(struct gild_log *log, bool dsync) {
+enum how { PLAIN, DSYNC, ON_THE_SPOT };
+
+static uint64_t clock_ns(void) {
+    struct timespec now;
+    clock_gettime(CLOCK_MONOTONIC, &now);
+    return (uint64_t)now.tv_sec * 1000000000u + (uint64_t)now.tv_nsec;
+}
+
+/* Blocks the loop for one device write and flush, and keeps account of how long that takes. */
+static void write_on_the_spot(struct gild_log *log, struct batch *batch, size_t length,
+                              uint64_t offset) {
+    uint64_t begun_ns = clock_ns();
+    gild_io_write_now(log->options.loop, &batch->io, batch->segment->fd, batch->header, length,
+                      offset);
+    uint64_t took_ns = clock_ns() - begun_ns;
+    log->spot_ns = log->spot_ns ? (7 * log->spot_ns + took_ns) / 8 : took_ns;
+    log->spot_rest = log->spot_ns > SPOT_NS ? SPOT_REST : 0;
+}
+
+/* A lone batch that a flush waits for: nothing earlier is undurable, nobody else uses the loop. */
+static enum how how_alone(struct gild_log *log) {
+    if (log->spot_rest) {
+        log->spot_rest--;
+        return DSYNC;
+    }
+    bool quiet = log->options.quiet && log->options.quiet(log->options.context);
+    return quiet ? ON_THE_SPOT : DSYNC;
+}
+
+static void seal(struct gild_log *log, enum how how) {
     struct batch *batch = log->open;
     struct gild_batch_header *header = batch->header;
     header->previous_check = log->last_check;
@@ -223,17 +257,21 @@ static void seal(struct gild_log *log, bool dsync) {
     log->segment->last_lsn = batch->lsn;
     log->open = NULL;
     batch->state = BATCH_WRITING;
-    batch->dsync = dsync;
+    batch->dsync = how != PLAIN;
     log->writing++;
     size_t length = (1u + header->payload_blocks) * (size_t)GILD_LOG_BLOCK;
     log->stats.batches++;
     log->stats.blocks += header->payload_blocks;
     log->stats.bytes += length;
-    log->stats.flushes += dsync;
+    log->stats.flushes += how != PLAIN;
     memset(&batch->io, 0, sizeof batch->io);
     batch->io.done = write_done;
-    gild_io_write(log->options.loop, &batch->io, batch->segment->fd, header, length,
-                  (uint64_t)header->offset * GILD_LOG_BLOCK, dsync);
+    uint64_t at = (uint64_t)header->offset * GILD_LOG_BLOCK;
+    if (how == ON_THE_SPOT)
+        write_on_the_spot(log, batch, length, at);
+    else
+        gild_io_write(log->options.loop, &batch->io, batch->segment->fd, header, length, at,
+                      how == DSYNC);
 }
 
 static void segment_ready(struct gild_task *task) {
@@ -320,7 +358,7 @@ static void timer_done(struct gild_io *io) {
     struct gild_log *log = CONTAINER(io, struct gild_log, timer);
     log->timer_armed = false;
     if (log->open && log->open->header->entry_count && !log->failure)
-        seal(log, false);
+        seal(log, PLAIN);
     want_pump(log);
 }
 
@@ -339,7 +377,7 @@ static void pump(struct gild_task *task) {
         if (last->target >= log->open->lsn) {
             bool alone = log->durable + 1 == log->open->lsn && log->writing == 0 &&
                          log->syncing == 0 && log->unsynced_count == 0;
-            seal(log, alone);
+            seal(log, alone ? how_alone(log) : PLAIN);
         }
     }
     if (log->syncing == 0 && log->unsynced_count + (log->written > log->durable) > 0) {
@@ -385,7 +423,7 @@ int gild_log_room(struct gild_log *log, bool data, struct gild_log_waiter *waite
     if (open_is_empty(log)) {
         close_empty(log);
     } else if (log->open) {
-        seal(log, false);
+        seal(log, PLAIN);
         want_pump(log);
     }
     int err = open_batch(log, data);
@@ -438,7 +476,7 @@ uint64_t gild_log_lsn(struct gild_log *log) {
     if (open_is_empty(log))
         return log->last_lsn - 1;
     if (log->open && !log->failure)
-        seal(log, false);
+        seal(log, PLAIN);
     return log->last_lsn;
 }
 

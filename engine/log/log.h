@@ -29,7 +29,10 @@ struct gild_log_options {
     struct gild_loop *loop;
     struct gild_segments *segments;
     uint8_t store_id[16];
-    uint64_t stream;  /* never used before */
+    uint64_t stream; /* never used before */
+    /* Is a flush all that this loop has to do? Then a lone batch may be written on the spot. */
+    bool (*quiet)(void *context);
+    void *context;
     unsigned buffers; /* batches in memory, each GILD_BATCH_BYTES; 0 = 64 */
 };
 
