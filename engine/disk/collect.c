@@ -179,7 +179,7 @@ static int unlink_unknown(struct gild_store *store, const char *folder, const ch
             continue;
         snprintf(file, sizeof file, "%s/%s", path, entry->d_name);
         if (unlink(file) == 0)
-            gild_log(GILD_LOG_INFO, "removed %s, which nothing refers to", file);
+            gild_log(GILD_LOG_INFO, "freed %s: nothing refers to it", file);
     }
     closedir(dir);
     return 0;
