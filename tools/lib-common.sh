@@ -49,7 +49,7 @@ on_exit() {
 
 gild_run_exit_actions() {
     local status=$? index
-    trap - EXIT
+    trap - EXIT ERR
     trap '' INT TERM HUP
     set +e
     for ((index = ${#gild_exit_actions[@]} - 1; index >= 0; index--)); do
