@@ -5,8 +5,9 @@
  *                [--region BYTES] [--verify N] [--warm N]
  *
  * The same program, with the same requests, for every server. What is not the row itself is not
- * timed: warming passes (read rows), writing the region (overwrite, flushed), checking afterwards.
- * The clock runs from the first request to the last reply, the final flush included.
+ * timed: warming passes (read rows and the storm, through one clone), writing the region
+ * (overwrite, flushed), checking afterwards. The clock runs from the first request to the last
+ * reply, the final flush included.
  *
  * Failure: any error reply, protocol error or wrong content ends it with status 1 and no JSON. */
 #include <errno.h>
@@ -219,8 +220,8 @@ static int open_targets(struct run *run) {
 
 /* The row with what goes before it. */
 static int measure(struct run *run) {
-    bool reads = run->kind == WORK_READ4K || run->kind == WORK_READ1M;
-    for (unsigned i = 0; reads && i < run->warm; i++) {
+    bool warm = run->kind == WORK_READ4K || run->kind == WORK_READ1M || run->kind == WORK_REPLAY;
+    for (unsigned i = 0; warm && i < run->warm; i++) {
         if (drive(run, WORK_WARM, 0)) {
             return -1;
         }

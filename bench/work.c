@@ -244,7 +244,8 @@ bool work_next(struct work *work, struct lane *lane, struct lane_slot *slot) {
     }
     switch (work->kind) {
     case WORK_WARM:
-        if (clone->cursor == work->chunk_count) {
+        /* One clone's pass warms the image for all: they share its content. */
+        if (lane->number != 0 || clone->cursor == work->chunk_count) {
             return false;
         }
         return read_at(slot, (uint64_t)work->chunks[clone->cursor++] * CHUNK, CHUNK);
