@@ -39,6 +39,7 @@ struct gild_disk {
 
     atomic_bool hold, later, busy;
     atomic_uint ops[GILD_OP_PREFETCH + 1], held, opens, flags_seen;
+    atomic_uint performed; /* orders what ops and the test do to the bytes */
     _Atomic uint64_t fail_offset, fail_bytes;
     atomic_int fail_err;
     struct gild_op *held_first, *held_last; /* the disk's loop */
@@ -136,7 +137,16 @@ struct gild_disk *fake_disk_add(struct gild_store *store, const char *path, uint
     return disk;
 }
 
+bool fake_disk_holds_bytes(struct gild_disk *disk, uint64_t offset, const void *bytes,
+                           size_t count) {
+    atomic_load_explicit(&disk->performed, memory_order_acquire);
+    bool same = memcmp(disk->bytes + offset, bytes, count) == 0;
+    atomic_fetch_add_explicit(&disk->performed, 1, memory_order_release);
+    return same;
+}
+
 uint8_t *fake_disk_bytes(struct gild_disk *disk) {
+    atomic_load_explicit(&disk->performed, memory_order_acquire);
     return disk->bytes;
 }
 
@@ -284,10 +294,7 @@ static bool is_to_fail(const struct gild_op *op) {
            (op->offset_bytes < offset + bytes && offset < op->offset_bytes + op->length_bytes);
 }
 
-static void perform(struct gild_op *op) {
-    op->error = is_to_fail(op) ? -op->disk->fail_err : 0;
-    if (op->error)
-        return;
+static void perform_kind(struct gild_op *op) {
     switch (op->kind) {
     case GILD_OP_READ:
         read_blocks(op);
@@ -306,6 +313,14 @@ static void perform(struct gild_op *op) {
     case GILD_OP_PREFETCH:
         break;
     }
+}
+
+static void perform(struct gild_op *op) {
+    atomic_load_explicit(&op->disk->performed, memory_order_acquire);
+    op->error = is_to_fail(op) ? -op->disk->fail_err : 0;
+    if (!op->error)
+        perform_kind(op);
+    atomic_fetch_add_explicit(&op->disk->performed, 1, memory_order_release);
 }
 
 static void run_later(struct gild_task *task) {

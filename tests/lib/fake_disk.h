@@ -21,6 +21,10 @@ struct gild_disk *fake_disk_add(struct gild_store *store, const char *path, uint
 /* Its content: look only while no op is under way. */
 uint8_t *fake_disk_bytes(struct gild_disk *disk);
 
+/* Compares with its content: any thread, while no op touches these bytes. */
+bool fake_disk_holds_bytes(struct gild_disk *disk, uint64_t offset, const void *bytes,
+                           size_t count);
+
 /* Knobs: any thread. */
 void fake_disk_hold(struct gild_disk *disk, bool hold);   /* ops wait; letting go completes them */
 void fake_disk_later(struct gild_disk *disk, bool later); /* ops complete in a later turn */

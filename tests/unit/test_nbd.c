@@ -42,11 +42,14 @@ void nbd_rig_stop(struct nbd_rig *rig) {
 
 void nbd_rig_fill(uint8_t *bytes, size_t count, uint64_t seed) {
     uint64_t state = seed * UINT64_C(0x9e3779b97f4a7c15) + 1;
-    for (size_t i = 0; i < count; i++) {
+    while (count) {
+        size_t part = count < sizeof state ? count : sizeof state;
         state ^= state << 13;
         state ^= state >> 7;
         state ^= state << 17;
-        bytes[i] = (uint8_t)state;
+        memcpy(bytes, &state, part);
+        bytes += part;
+        count -= part;
     }
 }
 
