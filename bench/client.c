@@ -125,7 +125,6 @@ static int drive(struct run *run, enum work_kind kind, double seconds) {
     } else if (kind == WORK_FIRST) {
         run->clones_used = 0;
         for (unsigned i = 0; i < run->target_count && !result && !run->work.stopping; i++) {
-            run->work.exhausted = false;
             result = drive_one(run, &run->lanes[i]);
             run->clones_used++;
         }

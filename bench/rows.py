@@ -99,8 +99,8 @@ def memory(bench, servers):
             sockets = []
             try:
                 sock, child = server.daemon()
-                sockets.append(connect(server_target(server, sock, 1, create=True)))
-                sockets.pop().close()
+                server.gild("desktop", "create", "b0001", "--image", "base")
+                connect(f"{sock},desktops/b0001/os").close()
                 time.sleep(0.5)
                 empty = pss(child.pid)
                 server.gild("desktop", "create", "b", "--image", "base", "--count",
@@ -129,12 +129,6 @@ def memory(bench, servers):
         elif server.name == "qemu-storage-daemon":
             found[server.name] = daemon_memory(bench, server)
     return found
-
-
-def server_target(server, sock, number, create=False):
-    if create:
-        server.gild("desktop", "create", f"b{number:04d}", "--image", "base")
-    return f"{sock},desktops/b{number:04d}/os"
 
 
 def daemon_memory(bench, server):

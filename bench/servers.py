@@ -212,7 +212,7 @@ def wait_file(server, path):
 
 
 class Gild(Server):
-    """One daemon; the image is imported once and the store kept for all rows."""
+    """One daemon a run; the image is imported once and the store kept for all rows."""
 
     name = "gild"
     fuse = True
@@ -269,9 +269,8 @@ class Gild(Server):
         has grown past the budget costs the store, which is made again for the next row."""
         alive = self.children and self.children[0].poll() is None
         if alive:
-            for pattern in ("b*",):
-                if json.loads(self.gild("-o", "json", "desktop", "list") or "[]"):
-                    self.gild("--yes", "desktop", "delete", pattern)
+            if json.loads(self.gild("-o", "json", "desktop", "list") or "[]"):
+                self.gild("--yes", "desktop", "delete", "b*")
         self.stop_children()
         shutil.rmtree(self.folder, ignore_errors=True)
         size = sum(os.stat(f).st_blocks * 512

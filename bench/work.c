@@ -124,7 +124,7 @@ static void track_writes(struct work *work) {
 void work_begin(struct work *work, enum work_kind kind, double seconds) {
     uint64_t blocks = work->size_bytes / LANE_BLOCK;
     work->kind = kind;
-    work->stopping = work->exhausted = false;
+    work->stopping = false;
     work->operations = work->bytes = work->reads = 0;
     histogram_init(&work->latencies);
     for (unsigned c = 0; c < work->clone_count; c++) {
@@ -199,7 +199,6 @@ static bool next_prepare(struct work *work, struct lane *lane, struct lane_slot 
 static bool next_first(struct work *work, struct lane *lane, struct lane_slot *slot) {
     struct work_clone *clone = &work->clones[lane->number];
     if (clone->cursor == work->size_bytes / LANE_BLOCK) {
-        work->exhausted = true;
         return flush_once(work, lane, slot);
     }
     return write_at(work, lane, slot, work->order[clone->cursor++], 1);

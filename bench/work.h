@@ -56,8 +56,7 @@ struct work {
     uint8_t *pool;
 
     /* The run. */
-    bool stopping;  /* time is up: no more work, flushes only */
-    bool exhausted; /* WORK_FIRST: this clone is full */
+    bool stopping; /* time is up: no more work, flushes only */
     uint64_t end_ns;
     uint64_t operations, bytes, reads;
     struct histogram latencies;
