@@ -103,16 +103,22 @@ static void test_flush_and_fua_are_passed_on(void) {
     both_ways(check_flush_and_fua);
 }
 
+static bool reads_zeroes(const struct nbd_rig *rig, uint64_t offset, size_t count) {
+    uint8_t *zeroes = calloc(1, count);
+    bool same = fake_disk_holds_bytes(rig->disk, offset, zeroes, count);
+    free(zeroes);
+    return same;
+}
+
 static void check_trim_zero_cache(const struct nbd_rig *rig, int fd, bool structured) {
-    const uint8_t *bytes = fake_disk_bytes(rig->disk);
     CU_ASSERT_EQUAL(nbd_client_do(fd, structured, 0, NBD_CMD_TRIM, 1u << 20, 40u << 20, NULL), 0);
-    CU_ASSERT(gild_is_zero(bytes + (1u << 20), 40u << 20));
-    CU_ASSERT(!gild_is_zero(bytes + (41u << 20), 512));
+    CU_ASSERT(reads_zeroes(rig, (1u << 20), 40u << 20));
+    CU_ASSERT(!reads_zeroes(rig, (41u << 20), 512));
     CU_ASSERT_EQUAL(nbd_client_do(fd, structured, NBD_CMD_FLAG_FAST_ZERO | NBD_CMD_FLAG_FUA,
                                   NBD_CMD_WRITE_ZEROES, 41u << 20, 512, NULL),
                     0);
-    CU_ASSERT(gild_is_zero(bytes + (41u << 20), 512));
-    CU_ASSERT(!gild_is_zero(bytes + (41u << 20) + 512, 512));
+    CU_ASSERT(reads_zeroes(rig, (41u << 20), 512));
+    CU_ASSERT(!reads_zeroes(rig, (41u << 20) + 512, 512));
     CU_ASSERT_EQUAL(fake_disk_flags_seen(rig->disk), GILD_OP_FUA);
     CU_ASSERT_EQUAL(nbd_client_do(fd, structured, NBD_CMD_FLAG_NO_HOLE, NBD_CMD_WRITE_ZEROES,
                                   8u << 20, 33u << 20, NULL),
