@@ -23,7 +23,9 @@ wanted = {"read4k": 5, "read1m": 5, "first": 5, "overwrite": 5, "flushed": 4, "r
 wrong = [f"{row}: {len(report['rows'].get(row, {}).get('servers', {}))} of {count} figures"
          for row, count in wanted.items()
          if len(report["rows"].get(row, {}).get("servers", {})) != count]
-wrong += [f"{row}: {server} has no positive figure" for row in report["rows"] if row != "mallocs"
+# A cached read allocates nothing, and a clone at rest may cost less than the process's own noise.
+wrong += [f"{row}: {server} has no positive figure" for row in report["rows"]
+          if row not in ("mallocs", "memory")
           for server, one in report["rows"][row]["servers"].items() if not one["value"] > 0]
 print("\n".join(wrong) or "all rows are there")
 sys.exit(bool(wrong))
