@@ -1,0 +1,3 @@
+gild_test(log unit ${CMAKE_CURRENT_SOURCE_DIR}/unit/test_log.c
+          ${CMAKE_CURRENT_SOURCE_DIR}/lib/loop_rig.c
+          LIBS gild_log gild_catalog gild_io gild_base)

@@ -1,0 +1,833 @@
+/* The write log over a backend of the test's own: real files in a temporary folder, but each write
+ * and flush is counted, can be held back, and can be made to fail. Time stands still unless the
+ * test moves it, so no batch is written because it has aged. */
+#include <CUnit/Basic.h>
+#include <errno.h>
+#include <pthread.h>
+#include <sched.h>
+#include <semaphore.h>
+#include <stdatomic.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+#include "base/place.h"
+#include "base/queue.h"
+#include "io/backend.h"
+#include "log/log.h"
+#include "log/recover.h"
+#include "loop_rig.h"
+
+static const uint8_t store_id[16] = "a store's own id";
+
+/* ---- the backend -------------------------------------------------------------------------------
+ */
+
+struct device {
+    struct io_backend base;
+    pthread_mutex_t lock;
+    pthread_cond_t woken;
+    bool wake;
+    _Atomic uint64_t now_ns;
+    /* The loop's thread. */
+    unsigned writes, dsyncs, flushes; /* asked for */
+    bool hold_writes, hold_flushes;
+    struct io_queue held;
+    int fail_write, fail_flush; /* the error of the next ones */
+};
+
+static void carry_out(struct device *device, struct gild_io *io) {
+    ssize_t n = -1;
+    errno = 0;
+    if (io->kind == IO_FDATASYNC) {
+        n = device->fail_flush ? device->fail_flush : fdatasync(io->fd);
+    } else if (io->kind == IO_WRITE && device->fail_write) {
+        n = device->fail_write;
+    } else if (io->kind == IO_WRITE) {
+        n = pwritev2(io->fd, io->vectors, (int)io->vector_count, (off_t)io->offset,
+                     io->flags & IO_DSYNC ? RWF_DSYNC : 0);
+    } else {
+        n = preadv(io->fd, io->vectors, (int)io->vector_count, (off_t)io->offset);
+    }
+    io_complete(&device->base, io, n == -1 && errno ? -errno : (int)n);
+}
+
+static void device_submit(struct io_backend *backend, struct gild_io *io) {
+    struct device *device = (struct device *)(void *)backend;
+    bool flush = io->kind == IO_FDATASYNC, write = io->kind == IO_WRITE;
+    device->writes += write;
+    device->dsyncs += write && io->flags & IO_DSYNC;
+    device->flushes += flush;
+    if ((write && device->hold_writes) || (flush && device->hold_flushes))
+        io_queue_push(&device->held, io);
+    else
+        carry_out(device, io);
+}
+
+static void device_nothing(struct io_backend *backend) {
+    (void)backend;
+}
+
+static void device_cancel(struct io_backend *backend, struct gild_io *io) {
+    (void)backend, (void)io;
+}
+
+static void device_wait(struct io_backend *backend, uint64_t deadline_ns) {
+    struct device *device = (struct device *)(void *)backend;
+    pthread_mutex_lock(&device->lock);
+    while (!device->wake && !device->base.ready.first && deadline_ns > device->now_ns)
+        pthread_cond_wait(&device->woken, &device->lock);
+    device->wake = false;
+    pthread_mutex_unlock(&device->lock);
+}
+
+static void device_wake(struct io_backend *backend) {
+    struct device *device = (struct device *)(void *)backend;
+    pthread_mutex_lock(&device->lock);
+    device->wake = true;
+    pthread_cond_signal(&device->woken);
+    pthread_mutex_unlock(&device->lock);
+}
+
+static uint64_t device_now_ns(struct io_backend *backend) {
+    return ((struct device *)(void *)backend)->now_ns;
+}
+
+static const struct io_backend_ops device_ops = {
+    .name = "device",
+    .destroy = device_nothing,
+    .start = device_nothing,
+    .finish = device_nothing,
+    .submit = device_submit,
+    .cancel = device_cancel,
+    .wait = device_wait,
+    .wake = device_wake,
+    .now_ns = device_now_ns,
+};
+
+/* ---- a log on it -------------------------------------------------------------------------------
+ */
+
+struct rig {
+    char directory[64], log_path[80];
+    struct gild_catalog *catalog;
+    struct gild_segments *segments;
+    struct device device;
+    struct loop_rig loop;
+    struct gild_log *log, *second; /* streams 1 and 2 */
+    _Atomic int refuse;            /* what admit says */
+};
+
+static int admit(void *context, uint64_t bytes) {
+    (void)bytes;
+    return ((struct rig *)context)->refuse;
+}
+
+static void open_segments(struct rig *rig, unsigned ready, unsigned reserve) {
+    struct gild_segments_options options = {
+        .directory = rig->log_path,
+        .catalog = rig->catalog,
+        .ready_target = ready,
+        .reserve = reserve,
+        .admit = admit,
+        .context = rig,
+    };
+    memcpy(options.store_id, store_id, 16);
+    CU_ASSERT_EQUAL_FATAL(gild_segments_create(&rig->segments, &options, NULL), 0);
+}
+
+static void start_loop(struct rig *rig) {
+    rig->device.base = (struct io_backend){.ops = &device_ops};
+    rig->device.now_ns = 1;
+    pthread_mutex_init(&rig->device.lock, NULL);
+    pthread_cond_init(&rig->device.woken, NULL);
+    CU_ASSERT_EQUAL_FATAL(io_loop_create_over(&rig->loop.loop, &rig->device.base), 0);
+}
+
+static void *loop_main(void *loop) {
+    gild_loop_run(loop);
+    return NULL;
+}
+
+static struct gild_log *make_log(struct rig *rig, uint64_t stream, unsigned buffers) {
+    struct gild_log *log = NULL;
+    struct gild_log_options options = {
+        .loop = rig->loop.loop, .segments = rig->segments, .stream = stream, .buffers = buffers};
+    memcpy(options.store_id, store_id, 16);
+    CU_ASSERT_EQUAL_FATAL(gild_log_create(&log, &options), 0);
+    return log;
+}
+
+static void run_loop(struct rig *rig) {
+    CU_ASSERT_EQUAL_FATAL(pthread_create(&rig->loop.thread, NULL, loop_main, rig->loop.loop), 0);
+}
+
+static struct rig *rig_make(unsigned buffers, unsigned ready, unsigned reserve) {
+    struct rig *rig = calloc(1, sizeof *rig);
+    char path[96];
+    strcpy(rig->directory, "/var/tmp/gild-test-XXXXXX");
+    CU_ASSERT_PTR_NOT_NULL_FATAL(mkdtemp(rig->directory));
+    snprintf(path, sizeof path, "%s/catalogue", rig->directory);
+    snprintf(rig->log_path, sizeof rig->log_path, "%s/log", rig->directory);
+    CU_ASSERT_EQUAL_FATAL(mkdir(path, 0700) | mkdir(rig->log_path, 0700), 0);
+    CU_ASSERT_EQUAL_FATAL(gild_catalog_open(&rig->catalog, path, 64 << 20, NULL), 0);
+    open_segments(rig, ready, reserve);
+    start_loop(rig);
+    rig->log = make_log(rig, 1, buffers);
+    rig->second = make_log(rig, 2, buffers);
+    CU_ASSERT_EQUAL(gild_segments_start(rig->segments), 0);
+    run_loop(rig);
+    return rig;
+}
+
+static void rig_stop(struct rig *rig) {
+    gild_segments_stop(rig->segments);
+    loop_rig_stop(&rig->loop);
+    gild_log_destroy(rig->log);
+    gild_log_destroy(rig->second);
+    gild_segments_destroy(rig->segments);
+    pthread_mutex_destroy(&rig->device.lock);
+    pthread_cond_destroy(&rig->device.woken);
+}
+
+static void rig_remove(struct rig *rig) {
+    char command[96];
+    gild_catalog_close(rig->catalog);
+    snprintf(command, sizeof command, "rm -rf '%s'", rig->directory);
+    CU_ASSERT_EQUAL(system(command), 0);
+    free(rig);
+}
+
+static void rig_end(struct rig *rig) {
+    rig_stop(rig);
+    rig_remove(rig);
+}
+
+/* ---- calls on the loop's thread
+ * ------------------------------------------------------------------
+ */
+
+static void fill(void *slot, uint64_t delta, uint64_t block) {
+    uint64_t *words = slot;
+    for (unsigned i = 0; i < 512; i += 2) {
+        words[i] = delta;
+        words[i + 1] = block;
+    }
+}
+
+static bool filled(const void *slot, uint64_t delta, uint64_t block) {
+    uint8_t expected[4096] __attribute__((aligned(8)));
+    fill(expected, delta, block);
+    return memcmp(slot, expected, 4096) == 0;
+}
+
+struct step {
+    struct rig *rig;
+    struct gild_log *log;
+    struct gild_log_waiter waiter;
+    sem_t told;
+    bool data, ready;
+    uint64_t delta, block, place, count;
+    int result;
+    void *pin;
+    const void *bytes;
+};
+
+static void step_told(struct gild_task *task) {
+    sem_post(&gild_container_of(task, struct step, waiter.task)->told);
+}
+
+static struct step step_of(struct rig *rig, struct gild_log *log) {
+    struct step step = {.rig = rig, .log = log, .data = true, .delta = 7};
+    return step;
+}
+
+static void step_prepare(struct step *step) {
+    sem_init(&step->told, 0, 0);
+    memset(&step->waiter, 0, sizeof step->waiter);
+    step->waiter.task.run = step_told;
+}
+
+static void step_wait(struct step *step) {
+    while (sem_wait(&step->told))
+        ;
+}
+
+static void do_append(void *context) {
+    struct step *step = context;
+    uint32_t check;
+    step->result = gild_log_room(step->log, step->data, &step->waiter);
+    if (step->result)
+        return;
+    if (!step->data) {
+        gild_log_mark(step->log, GILD_ENTRY_HOLE, step->delta, step->block, 1);
+        return;
+    }
+    fill(gild_log_slot(step->log), step->delta, step->block);
+    gild_log_data(step->log, step->delta, step->block, &step->place, &check);
+}
+
+/* Waits for room as often as it must. */
+static int append(struct step *step) {
+    do {
+        step_prepare(step);
+        loop_rig_call(&step->rig->loop, do_append, step);
+        if (step->result == -EAGAIN)
+            step_wait(step);
+    } while (step->result == -EAGAIN);
+    return step->result;
+}
+
+/* As many as fit without waiting; all of them in one turn of the loop. */
+static void do_append_many(void *context) {
+    struct step *step = context;
+    for (; step->count; step->count--, step->block++) {
+        do_append(step);
+        if (step->result)
+            return;
+    }
+}
+
+static void append_many(struct step *step, uint64_t count) {
+    step->count = count;
+    while (step->count) {
+        step_prepare(step);
+        loop_rig_call(&step->rig->loop, do_append_many, step);
+        if (step->count && step->result == -EAGAIN)
+            step_wait(step);
+        else if (step->result)
+            return;
+    }
+}
+
+static void do_sync(void *context) {
+    struct step *step = context;
+    step->ready = gild_log_sync(step->log, &step->waiter);
+}
+
+static void sync_start(struct step *step) {
+    step_prepare(step);
+    loop_rig_call(&step->rig->loop, do_sync, step);
+}
+
+static int sync_wait(struct step *step) {
+    if (!step->ready)
+        step_wait(step);
+    return step->ready ? 0 : step->waiter.error;
+}
+
+static bool sync_ended(struct step *step) {
+    int value = 0;
+    sem_getvalue(&step->told, &value);
+    return step->ready || value > 0;
+}
+
+static int sync_now(struct rig *rig, struct gild_log *log) {
+    struct step step = step_of(rig, log);
+    sync_start(&step);
+    return sync_wait(&step);
+}
+
+static void do_peek(void *context) {
+    struct step *step = context;
+    step->bytes = gild_log_peek(step->log, step->place, &step->pin);
+}
+
+static void do_unpin(void *context) {
+    struct step *step = context;
+    gild_log_unpin(step->log, step->pin);
+}
+
+static void do_hold(void *context) {
+    struct rig *rig = context;
+    rig->device.hold_writes = rig->device.hold_flushes = true;
+}
+
+/* What is held now goes; what it brings about is held again or not, as before. */
+static void do_let_go(void *context) {
+    struct rig *rig = context;
+    struct io_queue held = rig->device.held;
+    struct gild_io *io;
+    rig->device.held.first = NULL;
+    while ((io = io_queue_pop(&held)))
+        carry_out(&rig->device, io);
+}
+
+static void do_hold_no_more(void *context) {
+    struct rig *rig = context;
+    rig->device.hold_writes = rig->device.hold_flushes = false;
+    do_let_go(context);
+}
+
+static void do_nothing(void *context) {
+    (void)context;
+}
+
+/* Whole turns pass: what deferred tasks and completions had to do is done. */
+static void turns(struct rig *rig) {
+    for (unsigned i = 0; i < 4; i++)
+        loop_rig_call(&rig->loop, do_nothing, NULL);
+}
+
+/* ---- durability ---------------------------------------------------------------------------------
+ */
+
+static void test_a_lone_sync_is_one_dsync_write(void) {
+    struct rig *rig = rig_make(0, 2, 0);
+    struct step step = step_of(rig, rig->log);
+    for (unsigned i = 1; i <= 5; i++) {
+        CU_ASSERT_EQUAL(append(&step), 0);
+        CU_ASSERT_EQUAL(sync_now(rig, rig->log), 0);
+        CU_ASSERT_EQUAL(rig->device.writes, i);
+        CU_ASSERT_EQUAL(rig->device.dsyncs, i);
+    }
+    CU_ASSERT_EQUAL(rig->device.flushes, 0);
+    /* Nothing new: nothing to do. */
+    sync_start(&step);
+    CU_ASSERT_TRUE(step.ready);
+    CU_ASSERT_EQUAL(rig->device.writes, 5);
+    rig_end(rig);
+}
+
+static void test_syncs_that_come_together_share_a_flush(void) {
+    struct rig *rig = rig_make(0, 2, 0);
+    struct step first = step_of(rig, rig->log), more[10];
+    CU_ASSERT_EQUAL(append(&first), 0);
+    loop_rig_call(&rig->loop, do_hold, rig);
+    sync_start(&first); /* its dsync write is under way */
+    turns(rig);
+    for (unsigned i = 0; i < 10; i++) {
+        more[i] = step_of(rig, rig->log);
+        CU_ASSERT_EQUAL(append(&more[i]), 0);
+        sync_start(&more[i]);
+    }
+    turns(rig);
+    for (unsigned round = 0; round < 12; round++) { /* writes end, no flush has */
+        loop_rig_call(&rig->loop, do_let_go, rig);
+        turns(rig);
+        if (rig->device.flushes)
+            break;
+    }
+    CU_ASSERT_EQUAL(sync_wait(&first), 0);
+    CU_ASSERT_EQUAL(rig->device.flushes, 1);
+    unsigned early = 0;
+    for (unsigned i = 0; i < 10; i++)
+        early += sync_ended(&more[i]);
+    CU_ASSERT_EQUAL(early, 0);
+    loop_rig_call(&rig->loop, do_hold_no_more, rig);
+    for (unsigned i = 0; i < 10; i++)
+        CU_ASSERT_EQUAL(sync_wait(&more[i]), 0);
+    CU_ASSERT_EQUAL(rig->device.flushes, 1);
+    CU_ASSERT_EQUAL(rig->device.dsyncs, 1);
+    rig_end(rig);
+}
+
+static void test_an_aged_batch_is_written(void) {
+    struct rig *rig = rig_make(0, 2, 0);
+    struct step step = step_of(rig, rig->log);
+    CU_ASSERT_EQUAL(append(&step), 0);
+    turns(rig);
+    CU_ASSERT_EQUAL(rig->device.writes, 0);
+    rig->device.now_ns += 1000000000;
+    device_wake(&rig->device.base);
+    turns(rig);
+    CU_ASSERT_EQUAL(rig->device.writes, 1);
+    CU_ASSERT_EQUAL(rig->device.dsyncs + rig->device.flushes, 0); /* nobody asked for that */
+    CU_ASSERT_EQUAL(sync_now(rig, rig->log), 0);
+    CU_ASSERT_EQUAL(rig->device.flushes, 1);
+    rig_end(rig);
+}
+
+/* ---- failure (D5) -------------------------------------------------------------------------------
+ */
+
+static void expect_dead(struct rig *rig, const struct step *earlier, unsigned count) {
+    unsigned writes = rig->device.writes, flushes = rig->device.flushes;
+    struct step step = step_of(rig, rig->log);
+    for (unsigned i = 0; i < 3; i++) {
+        CU_ASSERT_EQUAL(append(&step), -EIO);
+        CU_ASSERT_EQUAL(sync_now(rig, rig->log), -EIO);
+        turns(rig);
+    }
+    CU_ASSERT_EQUAL(gild_log_failure(rig->log), -EIO);
+    CU_ASSERT_EQUAL(rig->device.writes, writes); /* never retried */
+    CU_ASSERT_EQUAL(rig->device.flushes, flushes);
+    for (unsigned i = 0; i < count; i++) { /* what was acknowledged is still read */
+        struct step peek = earlier[i];
+        loop_rig_call(&rig->loop, do_peek, &peek);
+        CU_ASSERT_PTR_NOT_NULL_FATAL(peek.bytes);
+        CU_ASSERT_TRUE(filled(peek.bytes, peek.delta, peek.block));
+        if (peek.pin)
+            loop_rig_call(&rig->loop, do_unpin, &peek);
+    }
+    /* Another log of the same device goes on. */
+    step = step_of(rig, rig->second);
+    CU_ASSERT_EQUAL(append(&step), 0);
+    CU_ASSERT_EQUAL(sync_now(rig, rig->second), 0);
+}
+
+static void do_fail_write(void *context) {
+    ((struct rig *)context)->device.fail_write = -EIO;
+}
+
+static void do_fail_flush(void *context) {
+    ((struct rig *)context)->device.fail_flush = -EIO;
+}
+
+static void do_fail_no_more(void *context) {
+    struct rig *rig = context;
+    rig->device.fail_write = rig->device.fail_flush = 0;
+}
+
+static void test_a_failed_write_kills_the_log(void) {
+    struct rig *rig = rig_make(0, 2, 0);
+    struct step steps[3];
+    for (unsigned i = 0; i < 3; i++) {
+        steps[i] = step_of(rig, rig->log);
+        steps[i].block = i;
+        CU_ASSERT_EQUAL(append(&steps[i]), 0);
+        if (i == 0)
+            CU_ASSERT_EQUAL(sync_now(rig, rig->log), 0);
+    }
+    loop_rig_call(&rig->loop, do_fail_write, rig);
+    CU_ASSERT_EQUAL(sync_now(rig, rig->log), -EIO);
+    loop_rig_call(&rig->loop, do_fail_no_more, rig); /* the device is well again: no matter */
+    expect_dead(rig, steps, 3);
+    rig_end(rig);
+}
+
+static void test_a_failed_flush_kills_the_log(void) {
+    struct rig *rig = rig_make(0, 2, 0);
+    struct step steps[2];
+    loop_rig_call(&rig->loop, do_hold, rig);
+    for (unsigned i = 0; i < 2; i++) { /* the second is not alone, so it takes a flush */
+        steps[i] = step_of(rig, rig->log);
+        steps[i].block = i;
+        CU_ASSERT_EQUAL(append(&steps[i]), 0);
+        sync_start(&steps[i]);
+        turns(rig);
+    }
+    loop_rig_call(&rig->loop, do_fail_flush, rig);
+    loop_rig_call(&rig->loop, do_hold_no_more, rig);
+    CU_ASSERT_EQUAL(sync_wait(&steps[0]), 0);
+    CU_ASSERT_EQUAL(sync_wait(&steps[1]), -EIO);
+    CU_ASSERT_EQUAL(rig->device.flushes, 1);
+    loop_rig_call(&rig->loop, do_fail_no_more, rig);
+    expect_dead(rig, steps, 2);
+    rig_end(rig);
+}
+
+/* ---- room
+ * ---------------------------------------------------------------------------------------- */
+
+static void test_back_pressure_and_pins(void) {
+    struct rig *rig = rig_make(4, 2, 0);
+    struct step step = step_of(rig, rig->log), pins[3], wait = step_of(rig, rig->log);
+    append_many(&step, 1); /* there is a segment */
+    loop_rig_call(&rig->loop, do_hold, rig);
+    for (unsigned i = 0; i < 3; i++) {
+        pins[i] = step; /* the block just appended, */
+        pins[i].block--;
+        append_many(&step, GILD_BATCH_ENTRIES); /* and on into the next batch */
+    }
+    append_many(&step, GILD_BATCH_ENTRIES - 1);
+    /* Four buffers are full, none is written. */
+    step_prepare(&wait);
+    loop_rig_call(&rig->loop, do_append, &wait);
+    CU_ASSERT_EQUAL(wait.result, -EAGAIN);
+    for (unsigned i = 0; i < 3; i++)
+        loop_rig_call(&rig->loop, do_peek, &pins[i]);
+    CU_ASSERT_PTR_NOT_NULL(pins[0].pin);
+    CU_ASSERT_PTR_NOT_NULL(pins[1].pin);
+    CU_ASSERT_PTR_NULL(pins[2].pin); /* half of the buffers is never pinned */
+    CU_ASSERT_PTR_NOT_NULL(pins[2].bytes);
+    int early = 0;
+    sem_getvalue(&wait.told, &early);
+    CU_ASSERT_EQUAL(early, 0);
+    loop_rig_call(&rig->loop, do_hold_no_more, rig);
+    step_wait(&wait);
+    /* Much more than the buffers hold, and what is pinned stays. */
+    append_many(&step, 20 * GILD_BATCH_ENTRIES);
+    CU_ASSERT_EQUAL(step.result, 0);
+    CU_ASSERT_EQUAL(sync_now(rig, rig->log), 0);
+    for (unsigned i = 0; i < 2; i++)
+        CU_ASSERT_TRUE(filled(pins[i].bytes, pins[i].delta, pins[i].block));
+    loop_rig_call(&rig->loop, do_peek, &pins[2]);
+    CU_ASSERT_PTR_NULL(pins[2].bytes); /* its buffer has gone on */
+    for (unsigned i = 0; i < 2; i++)
+        loop_rig_call(&rig->loop, do_unpin, &pins[i]);
+    rig_end(rig);
+}
+
+static void test_a_full_device_refuses_data_before_marks(void) {
+    struct rig *rig = rig_make(0, 3, 2);
+    struct step step = step_of(rig, rig->log), mark = step_of(rig, rig->log);
+    mark.data = false;
+    CU_ASSERT_EQUAL(append(&step), 0);
+    /* The list is full again before the device is, so that what is left is known: one segment and
+     * the reserve. */
+    struct gild_segments_totals totals = {0};
+    while (totals.ready < 3) {
+        gild_segments_get_totals(rig->segments, &totals);
+        sched_yield();
+    }
+    rig->refuse = -ENOSPC;
+    uint64_t blocks = 1;
+    for (; blocks < 4 * GILD_SEGMENT_BLOCKS; blocks += GILD_BATCH_ENTRIES) {
+        append_many(&step, GILD_BATCH_ENTRIES);
+        if (step.result)
+            break;
+    }
+    CU_ASSERT_EQUAL(step.result, -ENOSPC);
+    CU_ASSERT_TRUE(blocks > 2 * GILD_SEGMENT_BLOCKS - 1000);
+    CU_ASSERT_TRUE(blocks < 2 * GILD_SEGMENT_BLOCKS);
+    CU_ASSERT_EQUAL(append(&mark), 0);
+    CU_ASSERT_EQUAL(append(&step), -ENOSPC); /* not into the reserve's segment */
+    CU_ASSERT_EQUAL(append(&mark), 0);
+    CU_ASSERT_EQUAL(sync_now(rig, rig->log), 0);
+    /* Nothing is left of the reserve for another log's marks: the last is the checkpoints'. */
+    mark = step_of(rig, rig->second);
+    mark.data = false;
+    CU_ASSERT_EQUAL(append(&mark), -ENOSPC);
+    rig_end(rig);
+}
+
+/* ---- recovery
+ * ------------------------------------------------------------------------------------ */
+
+struct seen {
+    uint64_t next_block[3], last_lsn[3], blocks[3];
+    unsigned wrong, in_doubt;
+};
+
+static int see(void *context, const struct gild_batch_header *header, const uint8_t *payload,
+               bool in_doubt) {
+    struct seen *seen = context;
+    uint64_t stream = header->stream;
+    if (stream > 2 || header->lsn != ++seen->last_lsn[stream]) {
+        seen->wrong++;
+        return 0;
+    }
+    seen->in_doubt += in_doubt;
+    for (uint32_t i = 0; i < header->entry_count; i++) {
+        const struct gild_log_entry *entry = &header->entries[i];
+        seen->wrong += entry->kind != GILD_ENTRY_DATA || entry->delta != stream ||
+                       entry->block != seen->next_block[stream]++ ||
+                       !filled(payload + i * 4096, stream, entry->block);
+        seen->blocks[stream]++;
+    }
+    return 0;
+}
+
+static int add_segment(void *context, const void *key, size_t key_length, const void *value,
+                       size_t length) {
+    struct rig *rig = context;
+    struct gild_rec_segment record;
+    (void)key_length;
+    CU_ASSERT_EQUAL(gild_rec_segment_decode(&record, value, length), 0);
+    return gild_segments_add(rig->segments, gild_rec_key_u64(key), &record, NULL);
+}
+
+/* The store is opened anew: what does its log say? */
+static int recover(struct rig *rig, struct gild_recover_stream *streams, size_t count,
+                   struct seen *seen, struct gild_error *error) {
+    struct gild_txn *txn;
+    struct gild_recover_totals totals;
+    memset(seen, 0, sizeof *seen);
+    for (size_t i = 0; i < count; i++)
+        seen->last_lsn[streams[i].stream] = streams[i].checkpoint_lsn;
+    open_segments(rig, 2, 0);
+    CU_ASSERT_EQUAL_FATAL(gild_txn_begin(rig->catalog, false, &txn), 0);
+    CU_ASSERT_EQUAL(gild_txn_scan(txn, GILD_TABLE_SEGMENTS, NULL, 0, add_segment, rig), 0);
+    gild_txn_abort(txn);
+    return gild_log_recover(rig->segments, store_id, streams, count, see, seen, &totals, error);
+}
+
+static void test_two_streams_over_segments_are_replayed_in_order(void) {
+    struct rig *rig = rig_make(0, 3, 0);
+    struct step a = step_of(rig, rig->log), b = step_of(rig, rig->second);
+    a.delta = 1;
+    b.delta = 2;
+    for (unsigned i = 0; i < 70; i++) { /* the first stream fills more than a segment */
+        append_many(&a, 300);
+        append_many(&b, 17);
+        CU_ASSERT_EQUAL(sync_now(rig, i % 3 ? rig->log : rig->second), 0);
+    }
+    CU_ASSERT_EQUAL(sync_now(rig, rig->log), 0);
+    CU_ASSERT_EQUAL(sync_now(rig, rig->second), 0);
+    uint64_t from = gild_log_segment(rig->log);
+    rig_stop(rig);
+    struct gild_recover_stream streams[] = {{.stream = 1}, {.stream = 2}};
+    struct seen seen;
+    struct gild_error error = {0};
+    CU_ASSERT_EQUAL(recover(rig, streams, 2, &seen, &error), 0);
+    CU_ASSERT_EQUAL(seen.wrong, 0);
+    CU_ASSERT_EQUAL(seen.blocks[1], 70 * 300);
+    CU_ASSERT_EQUAL(seen.blocks[2], 70 * 17);
+    CU_ASSERT_TRUE(seen.in_doubt >= 2); /* the last of each: nothing later names them durable */
+    CU_ASSERT_EQUAL(streams[0].last_lsn, seen.last_lsn[1]);
+    CU_ASSERT_TRUE(streams[0].durable_lsn < streams[0].last_lsn);
+    CU_ASSERT_TRUE(from > 1);
+    gild_segments_destroy(rig->segments);
+    /* Above a checkpoint only. */
+    uint64_t middle = streams[0].last_lsn / 2, all = seen.blocks[1];
+    struct gild_recover_stream later = {.stream = 1, .checkpoint_lsn = middle};
+    CU_ASSERT_EQUAL(recover(rig, &later, 1, &seen, &error), 0);
+    CU_ASSERT_EQUAL(seen.last_lsn[1], streams[0].last_lsn);
+    CU_ASSERT_TRUE(seen.next_block[1] < all && seen.next_block[1] > 0);
+    gild_segments_destroy(rig->segments);
+    rig_remove(rig);
+}
+
+/* A crash at a turn when everything written is on the device but the last batches, which the device
+ * took in an order of its own: a gap ends the log. */
+static void test_a_gap_above_the_durable_ends_the_log(void) {
+    struct rig *rig = rig_make(0, 2, 0);
+    struct step step = step_of(rig, rig->log);
+    step.delta = 1;
+    append_many(&step, 10);
+    CU_ASSERT_EQUAL(sync_now(rig, rig->log), 0);
+    append_many(&step, 10);
+    CU_ASSERT_EQUAL(sync_now(rig, rig->log), 0); /* names the first durable */
+    loop_rig_call(&rig->loop, do_hold, rig);
+    append_many(&step, 3 * GILD_BATCH_ENTRIES); /* two sealed and held, and one open */
+    struct io_queue *held = &rig->device.held;
+    turns(rig);
+    CU_ASSERT_PTR_NOT_NULL_FATAL(held->first);
+    struct gild_io *lost = io_queue_pop(held); /* never reaches the device */
+    CU_ASSERT_PTR_NOT_NULL_FATAL(held->first);
+    loop_rig_call(&rig->loop, do_let_go, rig);
+    (void)lost;
+    rig_stop(rig);
+    struct gild_recover_stream stream = {.stream = 1};
+    struct seen seen;
+    CU_ASSERT_EQUAL(recover(rig, &stream, 1, &seen, NULL), 0);
+    CU_ASSERT_EQUAL(seen.wrong, 0);
+    CU_ASSERT_EQUAL(seen.blocks[1], 20);
+    CU_ASSERT_EQUAL(stream.last_lsn, 2);
+    gild_segments_destroy(rig->segments);
+    rig_remove(rig);
+}
+
+static void test_rot_below_the_durable_is_refused(void) {
+    struct rig *rig = rig_make(0, 2, 0);
+    struct step step = step_of(rig, rig->log);
+    uint64_t places[6];
+    char path[128];
+    step.delta = 1;
+    for (unsigned i = 0; i < 6; i++) {
+        append_many(&step, 5);
+        places[i] = step.place;
+        CU_ASSERT_EQUAL(sync_now(rig, rig->log), 0);
+    }
+    rig_stop(rig);
+    for (unsigned i = 0; i < 6; i++) {
+        struct gild_recover_stream stream = {.stream = 1};
+        struct gild_error error = {0};
+        struct seen seen;
+        uint8_t saved, garbled;
+        snprintf(path, sizeof path, "%s/%016llx.seg", rig->log_path,
+                 (unsigned long long)gild_place_serial(places[i]));
+        FILE *file = fopen(path, "r+b");
+        CU_ASSERT_PTR_NOT_NULL_FATAL(file);
+        long at = (long)gild_place_offset(places[i]) * 4096 + 77;
+        fseek(file, at, SEEK_SET);
+        CU_ASSERT_EQUAL(fread(&saved, 1, 1, file), 1);
+        garbled = saved ^ 0x40;
+        fseek(file, at, SEEK_SET);
+        fwrite(&garbled, 1, 1, file);
+        fflush(file);
+        int err = recover(rig, &stream, 1, &seen, &error);
+        gild_segments_destroy(rig->segments);
+        CU_ASSERT_EQUAL(seen.wrong, 0);
+        CU_ASSERT_EQUAL(seen.last_lsn[1], i); /* nothing at or after the rot was visited */
+        if (i < 5) {
+            CU_ASSERT_EQUAL(err, -EBADMSG);
+            CU_ASSERT_EQUAL(error.code, GILD_CORRUPT);
+        } else { /* the last: nobody says that it was durable */
+            CU_ASSERT_EQUAL(err, 0);
+        }
+        fseek(file, at, SEEK_SET);
+        fwrite(&saved, 1, 1, file);
+        fclose(file);
+    }
+    rig_remove(rig);
+}
+
+static void forget(struct rig *rig, uint64_t serial) {
+    struct gild_txn *txn;
+    CU_ASSERT_EQUAL_FATAL(gild_txn_begin(rig->catalog, true, &txn), 0);
+    CU_ASSERT_EQUAL(gild_rec_delete_u64(txn, GILD_TABLE_SEGMENTS, serial), 0);
+    CU_ASSERT_EQUAL(gild_txn_commit(txn), 0);
+}
+
+/* A recycled file is still full of its old life's batches. */
+static void test_an_old_life_is_never_replayed(void) {
+    struct rig *rig = rig_make(0, 1, 0);
+    struct step step = step_of(rig, rig->log);
+    step.delta = 1;
+    append_many(&step, 5000);
+    CU_ASSERT_EQUAL(sync_now(rig, rig->log), 0);
+    uint64_t serial = gild_log_segment(rig->log);
+    rig_stop(rig);
+    /* Nothing reaches it any more: a checkpoint forgets and recycles it, and it is the next that is
+     * written, by another stream. */
+    struct gild_recover_stream stream = {.stream = 1};
+    struct seen seen;
+    CU_ASSERT_EQUAL(recover(rig, &stream, 1, &seen, NULL), 0);
+    CU_ASSERT_EQUAL(seen.blocks[1], 5000);
+    rig->refuse = -ENOSPC; /* no new file */
+    struct gild_segment *old = gild_segments_find(rig->segments, serial), *taken;
+    CU_ASSERT_PTR_NOT_NULL_FATAL(old);
+    forget(rig, serial);
+    while (gild_segments_take_now(rig->segments, false, &taken) == 0)
+        ; /* those that were ready */
+    CU_ASSERT_EQUAL(gild_segments_recycle(rig->segments, old), 0);
+    memset(&rig->device, 0, sizeof rig->device);
+    start_loop(rig);
+    rig->log = make_log(rig, 1, 0); /* never started */
+    rig->second = make_log(rig, 2, 0);
+    CU_ASSERT_EQUAL(gild_segments_start(rig->segments), 0);
+    run_loop(rig);
+    step = step_of(rig, rig->second);
+    step.delta = 2;
+    append_many(&step, 124 + 10);
+    CU_ASSERT_EQUAL(step.result, 0);
+    CU_ASSERT_EQUAL(sync_now(rig, rig->second), 0);
+    CU_ASSERT_TRUE(gild_log_segment(rig->second) > serial);
+    rig_stop(rig);
+    struct gild_recover_stream both[] = {{.stream = 1}, {.stream = 2}};
+    CU_ASSERT_EQUAL(recover(rig, both, 2, &seen, NULL), 0);
+    CU_ASSERT_EQUAL(seen.wrong, 0);
+    CU_ASSERT_EQUAL(seen.blocks[1], 0);
+    CU_ASSERT_EQUAL(seen.blocks[2], 124 + 10);
+    gild_segments_destroy(rig->segments);
+    rig_remove(rig);
+}
+
+int main(void) {
+    CU_initialize_registry();
+    CU_pSuite suite = CU_add_suite("log", NULL, NULL);
+    CU_add_test(suite, "a lone sync is one dsync write", test_a_lone_sync_is_one_dsync_write);
+    CU_add_test(suite, "syncs that come together share a flush",
+                test_syncs_that_come_together_share_a_flush);
+    CU_add_test(suite, "an aged batch is written", test_an_aged_batch_is_written);
+    CU_add_test(suite, "D5: a failed write kills the log", test_a_failed_write_kills_the_log);
+    CU_add_test(suite, "D5: a failed flush kills the log", test_a_failed_flush_kills_the_log);
+    CU_add_test(suite, "back-pressure, and pins that hold", test_back_pressure_and_pins);
+    CU_add_test(suite, "D7: a full device refuses data before marks",
+                test_a_full_device_refuses_data_before_marks);
+    CU_add_test(suite, "D10: streams over segments are replayed in order",
+                test_two_streams_over_segments_are_replayed_in_order);
+    CU_add_test(suite, "a gap above the durable ends the log",
+                test_a_gap_above_the_durable_ends_the_log);
+    CU_add_test(suite, "rot below the durable is refused", test_rot_below_the_durable_is_refused);
+    CU_add_test(suite, "an old life is never replayed", test_an_old_life_is_never_replayed);
+    CU_basic_set_mode(CU_BRM_VERBOSE);
+    CU_basic_run_tests();
+    unsigned failures = CU_get_number_of_failures();
+    CU_cleanup_registry();
+    return failures ? 1 : 0;
+}
