@@ -397,11 +397,13 @@ int checkpoint_run(struct gild_store *store) {
         c->empty_count = waiting;
         gild_segments_each(store->segments, segment_not_committed, NULL);
         keeper_call_all(store, CALL_ABANDON);
+        keeper_call_all(store, CALL_SPACE);
         return err;
     }
     gild_segments_each(store->segments, segment_committed, NULL);
     keeper_call_all(store, CALL_SETTLE);
     recycle_empty(store);
+    keeper_call_all(store, CALL_SPACE);
     gild_segments_quiet(store->segments);
     return 0;
 }

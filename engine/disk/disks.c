@@ -80,6 +80,7 @@ int store_read_node(struct gild_store *store, uint64_t place, uint64_t delta_id,
 static void count_place(void *context, uint64_t place, int sign) {
     struct gild_disk *disk = context;
     gild_segments_count(disk->store->segments, disk->reactor->epoch, place, sign);
+    disk->reactor->released += sign < 0;
 }
 
 static int load_roots(struct gild_disk *disk, const struct gild_rec_delta *record) {

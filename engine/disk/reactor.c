@@ -67,6 +67,7 @@ void reactor_freeze(struct reactor *reactor) {
     reactor->dirty = NULL;
     reactor->epoch ^= 1;
     reactor->appended_blocks = 0;
+    reactor->released = 0;
     reactor->asked = false;
     if (reactor->log) {
         reactor->frozen_lsn = gild_log_lsn(reactor->log);
@@ -112,6 +113,10 @@ void reactor_call(struct gild_task *task) {
     case CALL_SETTLE:
     case CALL_ABANDON:
         reactor_settle(reactor, call->kind == CALL_SETTLE);
+        answer(call, 0);
+        break;
+    case CALL_SPACE:
+        write_space_ready(reactor);
         answer(call, 0);
         break;
     case CALL_PASS:

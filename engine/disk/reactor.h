@@ -40,7 +40,10 @@ struct reactor {
     struct gild_disk *dirty;  /* disks with something for the next checkpoint */
     struct gild_disk *frozen; /* disks that a checkpoint is writing */
     uint64_t frozen_lsn;
-    uint64_t frozen_segment;      /* serial that was open at the freeze, 0 = none */
+    uint64_t frozen_segment; /* serial that was open at the freeze, 0 = none */
+    struct gild_op
+        *space_waiters; /* writes on a full store, while the next checkpoint may free segments */
+    uint64_t released;  /* blocks that maps stopped reaching since the last freeze */
     struct gild_op *page_waiters; /* ops that wait for a checkpoint to free map pages */
     uint64_t appended_blocks;     /* since the last freeze */
     bool asked;                   /* a checkpoint has been asked for and not begun */
@@ -101,8 +104,9 @@ enum op_state {
     OP_DONE,
 };
 
-#define OP_GRACE 1u      /* op->ticket: which of reactor->active counts it */
-#define OP_SYNC_ASKED 2u /* op->ticket */
+#define OP_GRACE 1u       /* op->ticket: which of reactor->active counts it */
+#define OP_SYNC_ASKED 2u  /* op->ticket */
+#define OP_SPACE_ASKED 4u /* op->ticket: has waited for a checkpoint to make room */
 
 /* ops.c */
 void disk_op_resume(struct gild_op *op);
@@ -176,7 +180,8 @@ enum load read_delta_leaf(struct gild_op *op, uint64_t leaf_index, const struct 
 
 /* write.c */
 void disk_mark_dirty(struct gild_disk *disk);
-void write_page_ready(struct reactor *reactor); /* pages were settled: waiting ops go on */
+void write_page_ready(struct reactor *reactor);  /* pages were settled: waiting ops go on */
+void write_space_ready(struct reactor *reactor); /* a checkpoint has freed what it could */
 
 /* reactor.c */
 int reactor_create(struct reactor *reactor, struct gild_store *store, unsigned index,
@@ -194,7 +199,7 @@ void reactor_op_end(struct reactor *reactor, struct gild_op *op);
 struct keeper_call {
     struct gild_task task;
     struct reactor *reactor;
-    enum { CALL_FREEZE, CALL_SETTLE, CALL_ABANDON, CALL_PASS, CALL_DROP } kind;
+    enum { CALL_FREEZE, CALL_SETTLE, CALL_ABANDON, CALL_PASS, CALL_DROP, CALL_SPACE } kind;
     struct gild_disk *disk; /* CALL_DROP */
     struct gild_log_waiter waiter;
     int result;

@@ -494,10 +494,15 @@ int gild_store_get_info(struct gild_store *store, struct gild_store_info *info,
         if (left < info->free_bytes)
             info->free_bytes = left;
     }
-    /* Segments that are ready hold nothing yet. */
-    info->free_bytes += segments.ready * GILD_SEGMENT_BYTES;
-    info->capacity_bytes =
-        info->used_bytes - segments.ready * GILD_SEGMENT_BYTES + info->free_bytes;
+    /* Segments come whole, and those that are ready hold nothing yet: all but the reserve are free.
+     */
+    info->free_bytes -= info->free_bytes % GILD_SEGMENT_BYTES;
+    if (segments.ready > RESERVE_SEGMENTS) {
+        uint64_t ready = (segments.ready - RESERVE_SEGMENTS) * GILD_SEGMENT_BYTES;
+        info->free_bytes += ready;
+        info->used_bytes -= ready;
+    }
+    info->capacity_bytes = info->used_bytes + info->free_bytes;
     info->cache_bytes = content.frames * GILD_GROUP_BYTES + nodes.frames * GILD_BLOCK_BYTES;
     info->cache_used_bytes = content.used * GILD_GROUP_BYTES + nodes.used * GILD_BLOCK_BYTES;
     info->recovered_batches = store->recovered_batches;

@@ -212,11 +212,31 @@ static bool have_leaf(struct gild_op *op, uint64_t block, struct gild_page **lea
     }
 }
 
+/* A full store may be about to be less full: what was trimmed or overwritten since the last
+ * checkpoint becomes room with the next one. A write waits for that once before it is refused. */
+static bool wait_for_space(struct gild_op *op) {
+    struct reactor *reactor = op->disk->reactor;
+    if (!reactor->released || op->ticket & OP_SPACE_ASKED)
+        return false;
+    op->ticket |= OP_SPACE_ASKED;
+    disk_op_pause(op, OP_WAIT_PAGE);
+    op->next = reactor->space_waiters;
+    reactor->space_waiters = op;
+    keeper_ask(op->disk->store);
+    return true;
+}
+
+void write_space_ready(struct reactor *reactor) {
+    struct gild_op *ops = reactor->space_waiters;
+    reactor->space_waiters = NULL;
+    wake_ops(reactor, ops);
+}
+
 static bool have_room(struct gild_op *op, bool data) {
     int err = gild_log_room(op->disk->reactor->log, data, log_waiter(op));
     if (err == -EAGAIN)
         disk_op_pause(op, OP_WAIT_ROOM);
-    else if (err)
+    else if (err && !(err == -ENOSPC && wait_for_space(op)))
         op->error = err;
     return err == 0;
 }
