@@ -5,7 +5,7 @@
 #include <sys/uio.h>
 #include <unistd.h>
 
-static void carry_out(struct device *device, struct gild_io *io) {
+void log_device_carry_out(struct device *device, struct gild_io *io) {
     ssize_t n = -1;
     errno = 0;
     if (io->kind == IO_FDATASYNC) {
@@ -30,7 +30,7 @@ static void device_submit(struct io_backend *backend, struct gild_io *io) {
     if ((write && device->hold_writes) || (flush && device->hold_flushes))
         io_queue_push(&device->held, io);
     else
-        carry_out(device, io);
+        log_device_carry_out(device, io);
 }
 
 static void device_nothing(struct io_backend *backend) {

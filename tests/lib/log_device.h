@@ -23,6 +23,9 @@ struct device {
     int fail_write, fail_flush; /* the error of the next ones */
 };
 
+/* Does what was held. On the loop's thread. */
+void log_device_carry_out(struct device *device, struct gild_io *io);
+
 extern const struct io_backend_ops log_device_ops;
 
 #endif

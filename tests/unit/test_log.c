@@ -268,7 +268,7 @@ static void do_let_go(void *context) {
     struct gild_io *io;
     rig->device.held.first = NULL;
     while ((io = io_queue_pop(&held)))
-        carry_out(&rig->device, io);
+        log_device_carry_out(&rig->device, io);
 }
 
 static void do_hold_no_more(void *context) {
