@@ -87,7 +87,9 @@ int collect_run(struct gild_store *store);
 /* Unlinks files that the catalogue does not know: what a crash broke off. Before reactors run. */
 int collect_orphans(struct gild_store *store, struct gild_error *error);
 
-/* recovery.c */
+/* recovery.c: the first adds the segments and finds rot, writing nothing (D6); the second replays.
+ */
+int recovery_verify(struct gild_store *store, struct gild_error *error);
 int recovery_run(struct gild_store *store, struct gild_error *error);
 
 /* load.c */

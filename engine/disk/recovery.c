@@ -190,15 +190,29 @@ static int add_stream(void *context, const void *key, size_t key_length, const v
     return 0;
 }
 
-static int read_catalogue(struct replay *replay) {
+static int read_catalogue(struct replay *replay, bool segments) {
     struct gild_txn *txn;
     int err = gild_txn_begin(replay->store->catalog, false, &txn);
     if (err)
-        return err;
-    err = gild_txn_scan(txn, GILD_TABLE_SEGMENTS, NULL, 0, add_segment, replay);
+        return gild_fail(replay->error, gild_code_of_errno(-err), -err,
+                         "the catalogue of store %s can not be read: %s", replay->store->directory,
+                         strerror(-err));
+    if (segments)
+        err = gild_txn_scan(txn, GILD_TABLE_SEGMENTS, NULL, 0, add_segment, replay);
     if (!err)
         err = gild_txn_scan(txn, GILD_TABLE_STREAMS, NULL, 0, add_stream, replay);
     gild_txn_abort(txn);
+    return err;
+}
+
+int recovery_verify(struct gild_store *store, struct gild_error *error) {
+    struct replay replay = {.store = store, .error = error};
+    struct gild_recover_totals totals;
+    int err = read_catalogue(&replay, true);
+    if (!err)
+        err = gild_log_recover(store->segments, store->id, replay.streams, replay.stream_count,
+                               NULL, NULL, &totals, error);
+    free(replay.streams);
     return err;
 }
 
@@ -208,7 +222,7 @@ int recovery_run(struct gild_store *store, struct gild_error *error) {
     if (posix_memalign(&replay.page, GILD_NODE_BYTES, GILD_NODE_BYTES))
         return gild_fail(error, GILD_FAILED, ENOMEM, "no memory to open store %s",
                          store->directory);
-    int err = read_catalogue(&replay);
+    int err = read_catalogue(&replay, false);
     if (!err)
         err = gild_log_recover(store->segments, store->id, replay.streams, replay.stream_count,
                                replay_batch, &replay, &totals, error);

@@ -356,6 +356,9 @@ static int open_all(struct gild_store *store, const struct gild_store_options *o
     if (!err)
         err = open_segments(store, error);
     if (!err)
+        err = recovery_verify(store, error);
+    /* From here on the store is written to. */
+    if (!err)
         err = open_reactors(store, error);
     if (!err && checkpoint_create(store) != 0)
         err = gild_fail(error, GILD_FAILED, ENOMEM, "no memory to open store %s", store->directory);

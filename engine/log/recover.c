@@ -59,6 +59,32 @@ static int note(struct recovery *r, struct gild_segment *segment,
     return 0;
 }
 
+/* The offset of the first whole header from `offset` on, GILD_SEGMENT_BLOCKS if there is none:
+ * looked for where a header should be and is not. Beyond a torn tail there is nothing, or batches
+ * that were in flight with it; beyond a rotten header are those that say that it was durable. A
+ * segment that nobody seems to have begun is looked at for the length of one batch. */
+static int next_header(struct recovery *r, struct gild_segment *segment, bool all,
+                       uint32_t *offset) {
+    uint32_t at = *offset, most = GILD_BATCH_ENTRIES + 1;
+    *offset = GILD_SEGMENT_BLOCKS;
+    while (at < GILD_SEGMENT_BLOCKS) {
+        uint32_t count = GILD_SEGMENT_BLOCKS - at < most ? GILD_SEGMENT_BLOCKS - at : most;
+        int err = gild_file_read(segment->fd, r->buffer, (size_t)count * GILD_LOG_BLOCK,
+                                 (uint64_t)at * GILD_LOG_BLOCK);
+        if (err)
+            return err;
+        for (uint32_t i = 0; i < count; i++) {
+            const void *block = r->buffer + (size_t)i * GILD_LOG_BLOCK;
+            if (gild_batch_valid(block, r->store_id, segment->serial, at + i)) {
+                *offset = at + i;
+                return 0;
+            }
+        }
+        at = all ? at + count : GILD_SEGMENT_BLOCKS;
+    }
+    return 0;
+}
+
 /* First pass over one segment: hops from header to header. */
 static int scan_segment(void *context, struct gild_segment *segment) {
     struct recovery *r = context;
@@ -72,8 +98,13 @@ static int scan_segment(void *context, struct gild_segment *segment) {
             gild_file_read(segment->fd, header, GILD_LOG_BLOCK, (uint64_t)offset * GILD_LOG_BLOCK);
         if (err)
             return err;
-        if (!gild_batch_valid(header, r->store_id, segment->serial, offset))
-            break;
+        if (!gild_batch_valid(header, r->store_id, segment->serial, offset)) {
+            offset++;
+            bool all = begun || segment->state_recorded != GILD_SEGMENT_READY;
+            if ((err = next_header(r, segment, all, &offset)))
+                return err;
+            continue;
+        }
         if (!begun) {
             segment->stream = header->stream;
             segment->first_lsn = header->lsn;
@@ -150,7 +181,9 @@ static int replay_stream(struct recovery *r, struct gild_recover_stream *stream,
         if (!gild_batch_valid(header, r->store_id, found->segment->serial, found->offset) ||
             !payload_good(header, r->buffer + GILD_LOG_BLOCK))
             break;
-        err = visit(context, header, r->buffer + GILD_LOG_BLOCK, found->lsn > stream->durable_lsn);
+        err = visit ? visit(context, header, r->buffer + GILD_LOG_BLOCK,
+                            found->lsn > stream->durable_lsn)
+                    : 0;
         if (err)
             return err;
         r->totals->batches++;
@@ -185,7 +218,7 @@ int gild_log_recover(struct gild_segments *segments, const uint8_t store_id[16],
     if (err)
         gild_fail(error, gild_code_of_errno(-err), -err, "the log can not be read: %s",
                   strerror(-err));
-    if (!err)
+    if (!err && visit)
         gild_segments_each(segments, offer_segment, &r);
     if (!err && r.count)
         qsort(r.found, r.count, sizeof *r.found, by_order);

@@ -28,7 +28,9 @@ struct gild_recover_totals {
     uint64_t segments, batches, blocks;
 };
 
-/* All segments must have been added. Sets stream, first_lsn, last_lsn, taken and closed of those
+/* visit NULL: only looks, so that rot is found before anything is written (D6).
+ *
+ * All segments must have been added. Sets stream, first_lsn, last_lsn, taken and closed of those
  * that had been begun. GILD_CORRUPT on rot. */
 int gild_log_recover(struct gild_segments *segments, const uint8_t store_id[16],
                      struct gild_recover_stream *streams, size_t stream_count,

@@ -32,6 +32,7 @@ static void close_segment(struct gild_log_writer *writer) {
     writer->segment->last_lsn = writer->lsn;
     atomic_store(&writer->segment->closed, true);
     writer->segment = NULL;
+    writer->unsynced = false; /* after an error: nothing of it may be referred to */
 }
 
 static int sync_segment(struct gild_log_writer *writer) {

@@ -376,13 +376,24 @@ static void test_a_rotten_flushed_batch_is_refused(void) {
         CU_ASSERT_TRUE_FATAL(find_batch(directory, blocks[i], &spot));
         at = (spot.offset + 1) * (uint64_t)4096 + 1000;
         poke(spot.path, at, garbage, sizeof garbage, spot.saved);
-        expect_refused(directory, GILD_CORRUPT);
+        expect_unchanged(directory, GILD_CORRUPT);
         poke(spot.path, at, spot.saved, sizeof garbage, NULL);
     }
     struct gild_store *store = store_rig_open(directory, 1);
     CU_ASSERT_EQUAL(blocks_intact(store), IMAGE_BLOCKS);
     check_clean(store);
     store_rig_close(store);
+    store_rig_remove(directory);
+}
+
+static void test_a_rotten_header_of_a_flushed_batch_is_refused(void) {
+    char directory[64];
+    struct spot spot;
+    static const uint8_t garbage[64] = {0xa5, 1, 2, 3};
+    crashed_store(directory);
+    CU_ASSERT_TRUE_FATAL(find_batch(directory, IMAGE_BLOCKS / 2, &spot));
+    poke(spot.path, spot.offset * (uint64_t)4096 + 200, garbage, sizeof garbage, NULL);
+    expect_unchanged(directory, GILD_CORRUPT);
     store_rig_remove(directory);
 }
 
@@ -418,17 +429,17 @@ static void test_missing_and_short_segments_are_refused(void) {
     CU_ASSERT_TRUE_FATAL(find_batch(directory, 3, &spot));
     snprintf(aside, sizeof aside, "%s.aside", directory);
     CU_ASSERT_EQUAL(rename(spot.path, aside), 0);
-    expect_refused(directory, GILD_CORRUPT);
+    expect_unchanged(directory, GILD_CORRUPT);
     CU_ASSERT_EQUAL(rename(aside, spot.path), 0);
     /* Cut short; its tail is empty, so that nothing is lost that could not be put back. */
     CU_ASSERT_EQUAL(stat(spot.path, &st), 0);
     CU_ASSERT_EQUAL(truncate(spot.path, st.st_size - 4096), 0);
-    expect_refused(directory, GILD_CORRUPT);
+    expect_unchanged(directory, GILD_CORRUPT);
     CU_ASSERT_EQUAL(truncate(spot.path, st.st_size), 0);
     /* A header of another life. */
     uint8_t saved[4096];
     poke(spot.path, 48, "\xff\xff", 2, saved);
-    expect_refused(directory, GILD_CORRUPT);
+    expect_unchanged(directory, GILD_CORRUPT);
     poke(spot.path, 48, saved, 2, NULL);
     struct gild_store *store = store_rig_open(directory, 1);
     CU_ASSERT_EQUAL(blocks_intact(store), IMAGE_BLOCKS);
@@ -760,6 +771,8 @@ int main(void) {
     CU_add_test(suite, "D1, D2: every kind of op survives SIGKILL",
                 test_every_kind_of_op_survives_sigkill);
     CU_add_test(suite, "a rotten flushed batch is refused", test_a_rotten_flushed_batch_is_refused);
+    CU_add_test(suite, "a rotten header of a flushed batch is refused",
+                test_a_rotten_header_of_a_flushed_batch_is_refused);
     CU_add_test(suite, "a torn tail is cut, and what was before it is there",
                 test_a_torn_tail_is_cut);
     CU_add_test(suite, "D6: missing and short segments are refused",
