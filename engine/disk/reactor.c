@@ -75,6 +75,17 @@ void reactor_freeze(struct reactor *reactor) {
     }
 }
 
+/* Directories are kept for the writes to come, as long as there is room: many idle disks must not
+ * use up the pages that the busy ones wait for. */
+static void trim_maps(struct reactor *reactor) {
+    struct gild_store *store = reactor->store;
+    pthread_mutex_lock(&store->disks_lock);
+    for (struct gild_disk *disk = store->disks; disk; disk = disk->all_next)
+        if (disk->reactor == reactor && disk->delta_id)
+            gild_delta_trim(&disk->map);
+    pthread_mutex_unlock(&store->disks_lock);
+}
+
 void reactor_settle(struct reactor *reactor, bool committed) {
     struct gild_disk *disk = reactor->frozen, *next;
     reactor->frozen = NULL;
@@ -91,6 +102,8 @@ void reactor_settle(struct reactor *reactor, bool committed) {
         if (!disk->on_dirty)
             atomic_store(&disk->unsettled, false);
     }
+    if (reactor->pool.used > reactor->pool.limit / 2)
+        trim_maps(reactor);
     write_page_ready(reactor);
 }
 

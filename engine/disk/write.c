@@ -275,6 +275,8 @@ static bool put_block(struct gild_op *op, uint32_t skip, uint32_t bytes) {
     struct gild_page *leaf;
     struct rmw *rmw = NULL;
     uint32_t check;
+    if ((op->error = gild_log_failure(log)) != 0) /* before it waits for a checkpoint's pages */
+        return false;
     if (disk->rmws && wait_for_lock(op, block, 1))
         return false;
     disk_mark_dirty(disk);
@@ -321,9 +323,22 @@ static bool sync_step(struct gild_op *op) {
     return true;
 }
 
+/* An op that failed while it waited lets go of the block that it was changing: else the block stays
+ * locked, and its old content is taken for another op's. */
+static void rmws_abandon(struct gild_op *op) {
+    struct rmw *rmw = op->disk->rmws, *next;
+    for (; rmw; rmw = next) {
+        next = rmw->next;
+        if (rmw->owner == op)
+            rmw_end(op->disk, rmw);
+    }
+}
+
 static bool finish_step(struct gild_op *op) {
-    if (op->error)
+    if (op->error) {
+        rmws_abandon(op);
         return true;
+    }
     return op->kind == GILD_OP_FLUSH || op->flags & GILD_OP_FUA ? sync_step(op) : true;
 }
 

@@ -423,6 +423,16 @@ void gild_delta_settle(struct gild_delta_map *map) {
     }
 }
 
+void gild_delta_trim(struct gild_delta_map *map) {
+    for (uint32_t i = 0; i < map->dir_count; i++) {
+        struct gild_page *dir = gild_ref_is_page(map->dirs[i]) ? gild_ref_page(map->dirs[i]) : NULL;
+        if (!dir || dir->dirty || dir->frozen)
+            continue;
+        map->dirs[i] = dir->origin; /* a clean directory has one */
+        page_give(map, dir);
+    }
+}
+
 void gild_delta_thaw(struct gild_delta_map *map) {
     struct gild_page *page = map->frozen, *next;
     map->frozen = NULL;

@@ -144,6 +144,9 @@ bool gild_delta_freeze(struct gild_delta_map *map);
  * the map still holds that page; the pages go back to the pool, but for directories in use. */
 void gild_delta_settle(struct gild_delta_map *map);
 
+/* Clean directories leave memory: they are read again when they are next needed. */
+void gild_delta_trim(struct gild_delta_map *map);
+
 /* The checkpoint failed: frozen pages are dirty again. */
 void gild_delta_thaw(struct gild_delta_map *map);
 
