@@ -232,8 +232,13 @@ static void write_on_the_spot(struct gild_log *log, struct batch *batch, size_t 
     gild_io_write_now(log->options.loop, &batch->io, batch->segment->fd, batch->header, length,
                       offset);
     uint64_t took_ns = clock_ns() - begun_ns;
+    if (took_ns > 2 * SPOT_NS)
+        took_ns = 2 * SPOT_NS; /* one that met another's work tells little of the device */
     log->spot_ns = log->spot_ns ? (7 * log->spot_ns + took_ns) / 8 : took_ns;
-    log->spot_rest = log->spot_ns > SPOT_NS ? SPOT_REST : 0;
+    if (log->spot_ns > SPOT_NS) {
+        log->spot_rest = SPOT_REST;
+        log->spot_ns = 0;
+    }
 }
 
 /* A lone batch that a flush waits for: nothing earlier is undurable, nobody else uses the loop. */

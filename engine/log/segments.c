@@ -36,6 +36,8 @@
 #define TOP_SLOTS (1u << 20)
 #define NAME_BYTES 32u
 #define ZERO_BYTES (1u << 20)
+#define PAUSE_SHARE 4u /* of the time of a write, while there is no hurry */
+#define MOST_PAUSE_NS 20000000u
 
 struct slots {
     struct gild_segment *_Atomic slot[LEAF_SLOTS];
@@ -172,6 +174,27 @@ static int record_ready(struct gild_segments *s, uint64_t serial) {
     return gild_txn_commit(txn);
 }
 
+static uint64_t clock_ns(clockid_t clock) {
+    struct timespec now;
+    clock_gettime(clock, &now);
+    return (uint64_t)now.tv_sec * 1000000000u + (uint64_t)now.tv_nsec;
+}
+
+/* While guests have a segment to go on with, the device is mostly theirs: a flush behind a stream
+ * of large writes waits for several of them. */
+static void make_way(struct gild_segments *s, uint64_t took_ns) {
+    uint64_t pause_ns = PAUSE_SHARE * took_ns;
+    uint64_t until_ns =
+        clock_ns(CLOCK_REALTIME) + (pause_ns < MOST_PAUSE_NS ? pause_ns : MOST_PAUSE_NS);
+    struct timespec until = {.tv_sec = (time_t)(until_ns / 1000000000u),
+                             .tv_nsec = (long)(until_ns % 1000000000u)};
+    int err = 0;
+    pthread_mutex_lock(&s->lock);
+    while (!s->stopping && s->ready_count > s->options.reserve && err != ETIMEDOUT)
+        err = pthread_cond_timedwait(&s->wake, &s->lock, &until);
+    pthread_mutex_unlock(&s->lock);
+}
+
 /* A new file, every byte of it written. */
 static int make_file(struct gild_segments *s, const char *name, int *out) {
     int fd = gild_file_open(s->folder, name, O_RDWR | O_CREAT | O_EXCL | O_DIRECT, 0600, NULL);
@@ -179,8 +202,11 @@ static int make_file(struct gild_segments *s, const char *name, int *out) {
         return fd;
     int err = posix_fallocate(fd, 0, (off_t)GILD_SEGMENT_BYTES);
     err = err == EOPNOTSUPP || err == EINVAL ? 0 : -err;
-    for (uint64_t at = 0; at < GILD_SEGMENT_BYTES && !err; at += ZERO_BYTES)
+    for (uint64_t at = 0; at < GILD_SEGMENT_BYTES && !err; at += ZERO_BYTES) {
+        uint64_t begun_ns = clock_ns(CLOCK_MONOTONIC);
         err = gild_file_write(fd, s->zeroes, ZERO_BYTES, at);
+        make_way(s, clock_ns(CLOCK_MONOTONIC) - begun_ns);
+    }
     if (err) {
         close(fd);
         gild_file_remove(s->folder, name);
