@@ -26,6 +26,7 @@
 #include "nbd/server.h"
 
 #define PAUSE_NS UINT64_C(1000000000)
+#define SEND_BUFFER_BYTES (1 << 20)
 
 void nbd_server_hold(struct gild_nbd_server *server) {
     pthread_mutex_lock(&server->lock);
@@ -59,8 +60,14 @@ static void pause_accepting(struct gild_nbd_server *server, int err) {
 }
 
 static void take_client(struct gild_nbd_server *server, int fd) {
-    int on = 1;
-    if (!server->unix_path) {
+    int on = 1, bytes = SEND_BUFFER_BYTES;
+    if (server->unix_path) {
+        /* TCP sizes its buffer itself; a Unix socket's default is less than the answers to 32 reads
+         * of 4 KiB, and each time it is full costs a wake-up. Beyond the system's limit only root.
+         */
+        if (setsockopt(fd, SOL_SOCKET, SO_SNDBUFFORCE, &bytes, sizeof bytes))
+            setsockopt(fd, SOL_SOCKET, SO_SNDBUF, &bytes, sizeof bytes);
+    } else {
         /* Small requests must not wait for each other, dead clients must be noticed. */
         setsockopt(fd, IPPROTO_TCP, TCP_NODELAY, &on, sizeof on);
         setsockopt(fd, SOL_SOCKET, SO_KEEPALIVE, &on, sizeof on);
