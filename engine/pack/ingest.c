@@ -35,7 +35,7 @@
 #define GROUP_RING 64u
 #define ROLL_LAG GROUP_RING
 #define OWN_BLOCKS_MAX (1u << 21) /* of one pack: bounds the memory of own at 92 MB */
-#define DEFAULT_LEVEL 3
+#define DEFAULT_LEVEL 2
 #define DEFAULT_TARGET_BYTES (512ull << 20)
 
 struct batch {

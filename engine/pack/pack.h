@@ -86,7 +86,7 @@ struct gild_ingest;
 
 struct gild_ingest_options {
     unsigned threads;           /* workers of the ordered pool; 0 = serial, in the caller */
-    int level;                  /* zstd, 0 = 3 */
+    int level;                  /* zstd, 0 = 2 */
     uint64_t pack_target_bytes; /* a pack is sealed past this size; 0 = 512 MiB */
     /* Gives the number of the next new pack (unique for ever in the store); 0 or -errno. */
     int (*next_pack_id)(void *context, uint32_t *pack_id);
