@@ -23,11 +23,13 @@
 #include "base/place.h"
 
 #define MAX_BUFFERS 64u
-#define MAX_WRITES 16u  /* in flight */
-#define MAX_UNSYNCED 8u /* segments */
-#define LEAST_ROOM 8u   /* blocks left in a segment that are worth a batch */
-#define SPOT_NS 500000u /* a write on the spot may block the loop for about this long */
+#define MAX_WRITES 16u   /* in flight */
+#define MAX_UNSYNCED 8u  /* segments */
+#define LEAST_ROOM 8u    /* blocks left in a segment that are worth a batch */
+#define SPOT_NS 1000000u /* a write on the spot may block the loop for about this long */
 #define SPOT_REST 256u
+#define HABIT 4u /* lone flushes in a row that make one expected */
+#define MOST_HABIT 16u
 #define AGE_NS (4000000ull) /* an unflushed batch is written after this long */
 
 enum batch_state { BATCH_FREE, BATCH_OPEN, BATCH_WRITING, BATCH_WRITTEN };
@@ -82,6 +84,13 @@ struct gild_log {
     unsigned spot_rest; /* lone batches until the next try on a slow device */
     struct gild_io timer;
     bool timer_armed;
+
+    /* A guest that flushes after each write will do so again: its next write goes to the device
+     * while the guest still hears of it and asks for the flush. */
+    struct gild_task ahead;
+    bool ahead_due;
+    unsigned habit;     /* lone flushes in a row */
+    uint64_t ahead_lsn; /* of a batch written ahead, whose flush is still to come; 0 = none */
 
     void *memory;
     size_t memory_bytes;
@@ -344,6 +353,10 @@ static int open_batch(struct gild_log *log, bool data) {
     struct batch *batch = pick_buffer(log);
     if (!batch)
         return -EAGAIN;
+    if (log->ahead_lsn) { /* a write where a flush was expected */
+        log->ahead_lsn = 0;
+        log->habit = 0;
+    }
     uint32_t room = GILD_SEGMENT_BLOCKS - log->at - 1;
     batch->room = room < GILD_BATCH_ENTRIES ? room : GILD_BATCH_ENTRIES;
     batch->state = BATCH_OPEN;
@@ -367,6 +380,32 @@ static void timer_done(struct gild_io *io) {
     want_pump(log);
 }
 
+/* Nothing that was appended before the open batch is undurable. */
+static bool alone(const struct gild_log *log) {
+    return log->open && log->durable + 1 == log->open->lsn && log->writing == 0 &&
+           log->syncing == 0 && log->unsynced_count == 0;
+}
+
+/* A turn after the write was acknowledged, so that the answer is on its way. */
+static void write_ahead(struct gild_task *task) {
+    struct gild_log *log = CONTAINER(task, struct gild_log, ahead);
+    log->ahead_due = false;
+    if (log->failure || log->sync_first || !alone(log) || !log->open->header->entry_count)
+        return;
+    log->ahead_lsn = log->open->lsn;
+    seal(log, how_alone(log));
+}
+
+/* A flush was asked for: is it one more of a habit? */
+static void note_flush(struct gild_log *log, uint64_t target) {
+    bool expected = log->ahead_lsn && log->ahead_lsn == target;
+    if (expected || (alone(log) && !log->sync_first))
+        log->habit += log->habit < MOST_HABIT;
+    else if (target > log->durable)
+        log->habit = 0;
+    log->ahead_lsn = 0;
+}
+
 /* Once at the end of a turn in which something changed: what can be started is started. */
 static void pump(struct gild_task *task) {
     struct gild_log *log = CONTAINER(task, struct gild_log, pump);
@@ -380,10 +419,11 @@ static void pump(struct gild_task *task) {
     if (log->open && wanted) {
         struct gild_log_waiter *last = CONTAINER(log->sync_last, struct gild_log_waiter, next);
         if (last->target >= log->open->lsn) {
-            bool alone = log->durable + 1 == log->open->lsn && log->writing == 0 &&
-                         log->syncing == 0 && log->unsynced_count == 0;
-            seal(log, alone ? how_alone(log) : PLAIN);
+            seal(log, alone(log) ? how_alone(log) : PLAIN);
         }
+    } else if (log->habit >= HABIT && !log->ahead_due && alone(log)) {
+        log->ahead_due = true;
+        gild_loop_post(log->options.loop, &log->ahead);
     }
     if (log->syncing == 0 && log->unsynced_count + (log->written > log->durable) > 0) {
         bool due = log->unsynced_closed ||
@@ -468,6 +508,7 @@ bool gild_log_sync(struct gild_log *log, struct gild_log_waiter *waiter) {
     waiter->target = log->last_lsn;
     if (open_is_empty(log))
         waiter->target--; /* opened for an entry that did not come */
+    note_flush(log, waiter->target);
     if (waiter->target <= log->durable)
         return true;
     waiter->next = NULL;
@@ -548,6 +589,7 @@ int gild_log_create(struct gild_log **out, const struct gild_log_options *option
     log->sync_last = &log->sync_first;
     log->room_last = &log->room_first;
     log->pump.run = pump;
+    log->ahead.run = write_ahead;
     log->segment_waiter.task.run = segment_ready;
     log->segment_waiter.loop = options->loop;
     *out = log;

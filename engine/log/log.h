@@ -9,7 +9,8 @@
  * A write is acknowledged when its bytes are in the open batch, as a disk with a write cache does
  * it; a sync is done when one device flush has covered all that was appended before it. Syncs that
  * come together share the flush; a lone batch with nothing undurable before it is written with
- * RWF_DSYNC, so that write and flush are one request.
+ * RWF_DSYNC, so that write and flush are one request. Where flushes have followed lone writes one
+ * after another, the next lone write goes to the device before its flush is asked for.
  *
  * Threads: the reactor's only. Appending allocates nothing. After a failed write or flush the log
  * is dead (D5): appends and syncs give -EIO for ever, peeks go on. */

@@ -141,7 +141,9 @@ static int by_order(const void *a, const void *b) {
 static bool payload_good(const struct gild_batch_header *header, const uint8_t *payload) {
     for (uint32_t i = 0, at = 0; i < header->entry_count; i++) {
         const struct gild_log_entry *entry = &header->entries[i];
-        if (entry->kind != GILD_ENTRY_DATA && entry->kind != GILD_ENTRY_NODE)
+        if (entry->kind < GILD_ENTRY_DATA || entry->kind > GILD_ENTRY_NODE)
+            return false;
+        if (entry->kind == GILD_ENTRY_HOLE || entry->kind == GILD_ENTRY_ZERO)
             continue;
         if (at == header->payload_blocks ||
             entry->check != gild_log_check(payload + (size_t)at * GILD_LOG_BLOCK, header->serial,

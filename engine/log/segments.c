@@ -105,6 +105,10 @@ static void table_remove(struct gild_segments *s, struct gild_segment *segment) 
     struct slots *slots = atomic_load(&s->top[segment->serial / LEAF_SLOTS]);
     atomic_store_explicit(&slots->slot[segment->serial % LEAF_SLOTS], NULL, memory_order_release);
     s->count--;
+    /* Serials only grow: without this each walk would begin at the store's first segment ever. */
+    if (segment->serial == s->lowest)
+        while (s->lowest < s->highest && !gild_segments_find(s, s->lowest))
+            s->lowest++;
 }
 
 int gild_segments_each(struct gild_segments *s, gild_segments_visit *visit, void *context) {
@@ -289,7 +293,7 @@ static void wake_waiters(struct gild_segments *s) {
 
 /* Lock held; gives it up while it works. */
 static void prepare_one(struct gild_segments *s) {
-    struct gild_segment *spare = s->spare, *made;
+    struct gild_segment *spare = s->spare, *made = NULL;
     if (spare) {
         s->spare = spare->next;
         s->spare_count--;

@@ -307,6 +307,32 @@ static void test_a_lone_sync_is_one_dsync_write(void) {
     rig_end(rig);
 }
 
+static void test_a_habit_of_lone_syncs_is_met_ahead(void) {
+    struct rig *rig = rig_make(0, 2, 0);
+    struct step step = step_of(rig, rig->log);
+    for (unsigned i = 0; i < 4; i++) {
+        CU_ASSERT_EQUAL(append(&step), 0);
+        CU_ASSERT_EQUAL(sync_now(rig, rig->log), 0);
+    }
+    for (unsigned i = 5; i <= 6; i++) { /* and goes on so */
+        CU_ASSERT_EQUAL(append(&step), 0);
+        turns(rig);
+        CU_ASSERT_EQUAL(rig->device.dsyncs, i);
+        sync_start(&step);
+        CU_ASSERT_EQUAL(sync_wait(&step), 0);
+        CU_ASSERT_EQUAL(rig->device.dsyncs, i);
+    }
+    /* Two writes without a sync between them: no more of it. */
+    CU_ASSERT_EQUAL(append(&step), 0);
+    turns(rig);
+    CU_ASSERT_EQUAL(rig->device.dsyncs, 7);
+    CU_ASSERT_EQUAL(append(&step), 0);
+    turns(rig);
+    CU_ASSERT_EQUAL(rig->device.dsyncs, 7);
+    CU_ASSERT_EQUAL(sync_now(rig, rig->log), 0);
+    rig_end(rig);
+}
+
 static void test_syncs_that_come_together_share_a_flush(void) {
     struct rig *rig = rig_make(0, 2, 0);
     struct step first = step_of(rig, rig->log), more[10];
@@ -727,6 +753,8 @@ int main(void) {
     CU_initialize_registry();
     CU_pSuite suite = CU_add_suite("log", NULL, NULL);
     CU_add_test(suite, "a lone sync is one dsync write", test_a_lone_sync_is_one_dsync_write);
+    CU_add_test(suite, "a habit of lone syncs is met ahead",
+                test_a_habit_of_lone_syncs_is_met_ahead);
     CU_add_test(suite, "syncs that come together share a flush",
                 test_syncs_that_come_together_share_a_flush);
     CU_add_test(suite, "an aged batch is written", test_an_aged_batch_is_written);
