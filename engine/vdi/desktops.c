@@ -316,14 +316,19 @@ static int drop_all(struct gild_store *store, const char *select, const char *po
 static int try_delete(struct gild_store *store, const char *select, const char *pool, bool dry_run,
                       struct gild_freed *freed, struct gild_error *error) {
     struct vdi_desktops desktops;
+    char quoted[GILD_NAME_QUOTED];
     uint64_t *deltas = NULL;
     int result = vdi_select_now(store, select, &desktops, error);
+    if (result == 0 && !desktops.count && !pool) /* a slip of the pen more often than not */
+        result = gild_fail(error, GILD_NOT_FOUND, ENOENT,
+                           "'%s' selects no desktop; `gild desktop list` shows what there is",
+                           gild_name_quote(select ? select : "*", quoted));
     if (result == 0)
         result = check_closed(store, &desktops, error);
     if (result)
         goto out;
     count_freed(&desktops, freed);
-    if (dry_run || (!desktops.count && !pool))
+    if (dry_run)
         goto out;
     deltas = malloc((desktops.count + 1) * sizeof *deltas);
     if (!deltas) {

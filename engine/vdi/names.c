@@ -41,13 +41,24 @@ static bool is_control(const char *text) {
     return at[0] < 0x20 || at[0] == 0x7f || (at[0] == 0xc2 && at[1] < 0xa0);
 }
 
+/* What a screen does not show, or shows by turning the text around it: U+200B to U+200F, U+2028 to
+ * U+202E, U+2060 to U+206F, U+FEFF. Two names could look alike, or a name like another sentence. */
+static bool is_invisible(const char *text) {
+    const unsigned char *at = (const unsigned char *)text;
+    if (at[0] == 0xe2 && at[1] == 0x80)
+        return (at[2] >= 0x8b && at[2] <= 0x8f) || (at[2] >= 0xa8 && at[2] <= 0xae);
+    if (at[0] == 0xe2 && at[1] == 0x81)
+        return at[2] >= 0xa0 && at[2] <= 0xaf;
+    return at[0] == 0xef && at[1] == 0xbb && at[2] == 0xbf;
+}
+
 char *gild_name_quote(const char *name, char out[GILD_NAME_QUOTED]) {
     size_t used = 0, left = GILD_NAME_MAX;
     while (*name && left) {
         size_t length = utf8_length(name);
         if (length > left)
             break;
-        if (length == 0 || is_control(name)) {
+        if (length == 0 || is_control(name) || is_invisible(name)) {
             used += (size_t)snprintf(out + used, 5, "\\x%02x", (unsigned char)*name);
             length = 1;
         } else {
@@ -81,6 +92,8 @@ int gild_name_check(const char *name, const char *kind, struct gild_error *error
             return refuse(error, kind, name, "is not UTF-8 text; use another name");
         if (is_control(at))
             return refuse(error, kind, name, "has a control character in it; use another name");
+        if (is_invisible(at))
+            return refuse(error, kind, name, "has an invisible character in it; use another name");
         if (strchr("/@:%+*?[", *at))
             return refuse(error, kind, name, "has one of / @ : % + * ? [ in it; use another name");
         at += bytes;

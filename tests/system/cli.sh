@@ -128,6 +128,7 @@ unknown() {
     refused 3 image delete --yes nope@1
     refused 3 desktop show nope
     refused 3 desktop delete --yes nope
+    refused 3 desktop delete --yes 'zz*'
     refused 3 desktop delete --yes @nope
     refused 3 desktop list nope
     refused 3 pool show nope
@@ -162,6 +163,8 @@ wrong_usage() {
     refused 2 image list --store
     refused 2 image list --store ''
     refused 2 desktop create x
+    refused 2 desktop create x --image img@1 --image img@1 # once is what can be meant
+    refused 2 image import x "$work/good.raw" --allow-backing --allow-backing
     refused 2 pool create x --image img@1
     refused 2 disk uri desktops/d1/os --transport carrier-pigeon
     refused 2 image delete img@1 # not a terminal, no --yes
@@ -189,7 +192,7 @@ good_verbs() {
     is '.count == 3 and .desktops == 3 and .open_desktops == 0 and .name_pattern == "p%04d"' pool show p
     is '.dry_run and .desktops == 1 and .versions == 0' desktop delete d1 --dry-run
     is '.dry_run and .desktops == 3' pool delete p --dry-run
-    [ "$(gild -H desktop list d1 | cut -f1,2,4)" = $'d1\timg@1\t64M' ] || fail "-H: $(gild -H desktop list d1)"
+    [ "$(gild -H desktop list d1 | cut -f1,2,4)" = $'d1\timg@1\t67108864' ] || fail "-H: $(gild -H desktop list d1)"
     [ "$(gild desktop list d1 | head -n 1 | awk '{ print $1, $2 }')" = 'DESKTOP IMAGE' ] || fail "no heading"
     # Options in any position.
     [ "$(gild image list -o json)" = "$(gild -o json image list)" ] &&

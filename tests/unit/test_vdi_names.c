@@ -35,6 +35,8 @@ static void names_are_taken_or_refused(void) {
                                        "_",
                                        "Büro",
                                        "東京",
+                                       "a\xe2\x80\x93"
+                                       "b", /* a dash, between the invisible ones */
                                        "a\\b",
                                        "x!\"#$&'(),;<=>]^`{|}~",
                                        HUNDRED TEN TEN,
@@ -55,7 +57,14 @@ static void names_are_taken_or_refused(void) {
                                       "a\n",
                                       "a\x1b[31m",
                                       "\x7f",
-                                      "a\xc2\x85",        /* C1 */
+                                      "a\xc2\x85", /* C1 */
+                                      "a\xe2\x80\xae"
+                                      "b",             /* turns the text around */
+                                      "a\xe2\x80\x8b", /* a space of no width */
+                                      "a\xe2\x81\xa6"
+                                      "b", /* an isolate */
+                                      "\xef\xbb\xbf"
+                                      "a",                /* a byte order mark */
                                       "\xff",             /* never in UTF-8 */
                                       "\xc0\xaf",         /* '/' in two bytes */
                                       "\xe0\x80\xaf",     /* in three */

@@ -65,6 +65,8 @@ static bool set_value(struct parser *parser, const char *name, const char *key,
                       enum value_type type, const char *choices, const char *text) {
     json_t *value = NULL;
     char *end;
+    if (json_object_get(parser->command->args, key))
+        return wrong(parser, "%s is given twice", name);
     switch (type) {
     case VALUE_FLAG:
         value = json_true();

@@ -25,11 +25,13 @@ char *size_text(long long bytes, char text[32]) {
     return text;
 }
 
-static const char *cell(json_t *record, const struct column *column, char text[CELL_BYTES]) {
+/* With -H a program reads: sizes are whole numbers of bytes then. */
+static const char *cell(const struct command *command, json_t *record, const struct column *column,
+                        char text[CELL_BYTES]) {
     json_t *value = json_object_get(record, column->key);
     if (json_is_string(value))
         snprintf(text, CELL_BYTES, "%s", json_string_value(value));
-    else if (json_is_integer(value) && column->kind == COLUMN_SIZE)
+    else if (json_is_integer(value) && column->kind == COLUMN_SIZE && !command->bare)
         size_text(json_integer_value(value), text);
     else if (json_is_integer(value))
         snprintf(text, CELL_BYTES, "%lld", (long long)json_integer_value(value));
@@ -72,17 +74,18 @@ static void table(const struct command *command, json_t *list) {
         widths[count] = width_of(columns[count].heading);
     if (command->bare) {
         json_array_foreach(list, index, record) for (size_t i = 0; i < count; i++)
-            printf("%s%c", cell(record, &columns[i], text), i + 1 < count ? '\t' : '\n');
+            printf("%s%c", cell(command, record, &columns[i], text), i + 1 < count ? '\t' : '\n');
         return;
     }
     json_array_foreach(list, index, record) for (size_t i = 0; i < count; i++) {
-        int width = width_of(cell(record, &columns[i], text));
+        int width = width_of(cell(command, record, &columns[i], text));
         widths[i] = width > widths[i] ? width : widths[i];
     }
     for (size_t i = 0; i < count; i++)
         put_cell(columns[i].heading, widths[i], columns[i].kind != COLUMN_TEXT, i + 1 == count);
-    json_array_foreach(list, index, record) for (size_t i = 0; i < count; i++) put_cell(
-        cell(record, &columns[i], text), widths[i], columns[i].kind != COLUMN_TEXT, i + 1 == count);
+    json_array_foreach(list, index, record) for (size_t i = 0; i < count; i++)
+        put_cell(cell(command, record, &columns[i], text), widths[i],
+                 columns[i].kind != COLUMN_TEXT, i + 1 == count);
 }
 
 static void record_lines(const struct command *command, json_t *record) {
@@ -92,7 +95,7 @@ static void record_lines(const struct command *command, json_t *record) {
     for (size_t i = 0; columns[i].heading; i++)
         width = width_of(columns[i].heading) > width ? width_of(columns[i].heading) : width;
     for (size_t i = 0; columns[i].heading; i++) {
-        cell(record, &columns[i], text);
+        cell(command, record, &columns[i], text);
         if (command->bare)
             printf("%s\t%s\n", columns[i].heading, text);
         else
