@@ -1,0 +1,255 @@
+/* See sim_kv.h. An instant is a sorted array of records for each table, never changed once it is
+ * committed; records are shared between instants and live as long as the process. */
+#include "sim_kv.h"
+
+#include <errno.h>
+#include <fcntl.h>
+#include <pthread.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <unistd.h>
+#include <xxhash.h>
+
+#include "catalog/catalog.h"
+#include "sim_disk.h"
+#include "sim_threads.h"
+
+struct record {
+    size_t key_length, length;
+    uint8_t bytes[]; /* the key, then the value */
+};
+
+struct table {
+    struct record **records;
+    size_t count;
+};
+
+struct instant {
+    struct table tables[GILD_TABLE_COUNT];
+};
+
+struct gild_catalog {
+    pthread_mutex_t writing;
+};
+
+struct gild_txn {
+    struct gild_catalog *catalog;
+    const struct instant *seen;
+    struct instant *made; /* NULL: reads only */
+};
+
+static struct instant *committed, *under_way;
+
+static void *need(void *memory) {
+    if (!memory)
+        abort();
+    return memory;
+}
+
+void sim_kv_make(void) {
+    committed = need(calloc(1, sizeof *committed));
+    under_way = NULL;
+}
+
+void sim_kv_cut(void) {
+    if (under_way && sim_chance(500))
+        committed = under_way;
+    under_way = NULL;
+}
+
+uint64_t sim_kv_hash(void) {
+    uint64_t sum = 0;
+    for (int i = 0; i < GILD_TABLE_COUNT; i++)
+        for (size_t j = 0; j < committed->tables[i].count; j++) {
+            const struct record *record = committed->tables[i].records[j];
+            sum = XXH3_64bits_withSeed(record->bytes, record->key_length + record->length, sum + 1);
+        }
+    return sum;
+}
+
+/* ---- life ------------------------------------------------------------------------------------ */
+
+/* The file that a store looks for before it opens its catalogue. */
+static void make_file(const char *folder) {
+    char path[256];
+    snprintf(path, sizeof path, "%s/data.mdb", folder);
+    int fd = open(path, O_RDWR | O_CREAT, 0600);
+    if (fd < 0 || write(fd, "simulated", 9) != 9 || fsync(fd))
+        abort();
+    close(fd);
+    fd = open(folder, O_RDONLY | O_DIRECTORY);
+    if (fd < 0 || fsync(fd))
+        abort();
+    close(fd);
+}
+
+int gild_catalog_open(struct gild_catalog **out, const char *folder, uint64_t map_bytes,
+                      struct gild_error *error) {
+    (void)map_bytes, (void)error;
+    struct gild_catalog *catalog = need(calloc(1, sizeof *catalog));
+    pthread_mutex_init(&catalog->writing, NULL);
+    make_file(folder);
+    *out = catalog;
+    return 0;
+}
+
+void gild_catalog_close(struct gild_catalog *catalog) {
+    pthread_mutex_destroy(&catalog->writing);
+    free(catalog);
+}
+
+uint64_t gild_catalog_used_bytes(struct gild_catalog *catalog) {
+    (void)catalog;
+    return 65536;
+}
+
+int gild_txn_begin(struct gild_catalog *catalog, bool write, struct gild_txn **out) {
+    struct gild_txn *txn = need(calloc(1, sizeof *txn));
+    txn->catalog = catalog;
+    if (write)
+        pthread_mutex_lock(&catalog->writing);
+    txn->seen = committed;
+    if (write) {
+        txn->made = need(calloc(1, sizeof *txn->made));
+        for (int i = 0; i < GILD_TABLE_COUNT; i++) {
+            const struct table *from = &committed->tables[i];
+            struct table *to = &txn->made->tables[i];
+            to->count = from->count;
+            to->records = need(malloc((from->count + 1) * sizeof *to->records));
+            if (from->count)
+                memcpy(to->records, from->records, from->count * sizeof *to->records);
+        }
+        txn->seen = txn->made;
+    }
+    *out = txn;
+    return 0;
+}
+
+int gild_txn_commit(struct gild_txn *txn) {
+    if (txn->made) {
+        under_way = txn->made;
+        sim_disk_point(SIM_COMMIT);
+        sim_wait(txn, sim_now_ns() + 50000 + sim_below(500000));
+        committed = under_way;
+        under_way = NULL;
+        txn->made = NULL;
+        sim_disk_point(SIM_COMMITTED);
+        pthread_mutex_unlock(&txn->catalog->writing);
+    }
+    free(txn);
+    return 0;
+}
+
+void gild_txn_abort(struct gild_txn *txn) {
+    if (!txn)
+        return;
+    if (txn->made)
+        pthread_mutex_unlock(&txn->catalog->writing);
+    free(txn);
+}
+
+/* ---- records --------------------------------------------------------------------------------- */
+
+static int compare(const void *key, size_t key_length, const struct record *record) {
+    size_t common = key_length < record->key_length ? key_length : record->key_length;
+    int order = memcmp(key, record->bytes, common);
+    if (order)
+        return order;
+    return key_length < record->key_length ? -1 : key_length > record->key_length;
+}
+
+/* The first record at or behind the key. */
+static size_t find(const struct table *table, const void *key, size_t key_length, bool *same) {
+    size_t low = 0, high = table->count;
+    *same = false;
+    while (low < high) {
+        size_t middle = (low + high) / 2;
+        int order = compare(key, key_length, table->records[middle]);
+        if (order == 0) {
+            *same = true;
+            return middle;
+        }
+        if (order < 0)
+            high = middle;
+        else
+            low = middle + 1;
+    }
+    return low;
+}
+
+int gild_txn_peek(struct gild_txn *txn, enum gild_table table, const void *key, size_t key_length,
+                  const void **value, size_t *length) {
+    bool same;
+    size_t at = find(&txn->seen->tables[table], key, key_length, &same);
+    if (!same)
+        return -ENOENT;
+    const struct record *record = txn->seen->tables[table].records[at];
+    *value = record->bytes + record->key_length;
+    *length = record->length;
+    return 0;
+}
+
+int gild_txn_get(struct gild_txn *txn, enum gild_table table, const void *key, size_t key_length,
+                 void *value, size_t *length) {
+    const void *found;
+    size_t room = *length;
+    int error = gild_txn_peek(txn, table, key, key_length, &found, length);
+    if (error)
+        return error;
+    if (*length > room)
+        return -ENOBUFS;
+    memcpy(value, found, *length);
+    return 0;
+}
+
+int gild_txn_put(struct gild_txn *txn, enum gild_table table, const void *key, size_t key_length,
+                 const void *value, size_t length) {
+    struct table *in = &txn->made->tables[table];
+    bool same;
+    size_t at = find(in, key, key_length, &same);
+    struct record *record = need(malloc(sizeof *record + key_length + length));
+    record->key_length = key_length;
+    record->length = length;
+    memcpy(record->bytes, key, key_length);
+    memcpy(record->bytes + key_length, value, length);
+    if (!same) {
+        in->records = need(realloc(in->records, (in->count + 1) * sizeof *in->records));
+        memmove(in->records + at + 1, in->records + at, (in->count - at) * sizeof *in->records);
+        in->count++;
+    }
+    in->records[at] = record;
+    return 0;
+}
+
+int gild_txn_delete(struct gild_txn *txn, enum gild_table table, const void *key,
+                    size_t key_length) {
+    struct table *in = &txn->made->tables[table];
+    bool same;
+    size_t at = find(in, key, key_length, &same);
+    if (!same)
+        return -ENOENT;
+    in->count--;
+    memmove(in->records + at, in->records + at + 1, (in->count - at) * sizeof *in->records);
+    return 0;
+}
+
+int gild_txn_scan(struct gild_txn *txn, enum gild_table table, const void *from, size_t from_length,
+                  gild_txn_visit *visit, void *context) {
+    const struct table *in = &txn->seen->tables[table];
+    bool same;
+    size_t at = from ? find(in, from, from_length, &same) : 0;
+    for (; at < in->count; at++) {
+        const struct record *record = in->records[at];
+        int result = visit(context, record->bytes, record->key_length,
+                           record->bytes + record->key_length, record->length);
+        if (result)
+            return result;
+    }
+    return 0;
+}
+
+int gild_txn_count(struct gild_txn *txn, enum gild_table table, uint64_t *count) {
+    *count = txn->seen->tables[table].count;
+    return 0;
+}

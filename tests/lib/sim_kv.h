@@ -1,0 +1,18 @@
+/* A simulated transactional key-value store in the catalogue's place (catalog/catalog.h): linked
+ * before the library, so that LMDB's is not.
+ *
+ * It is what the engine may expect of LMDB and no more: a transaction sees one instant, one writes
+ * at a time, a commit is durable when it returns, and a power cut during it leaves all of it or
+ * nothing. That LMDB itself keeps this on a real file system is not shown by it. */
+#ifndef GILD_TEST_SIM_KV_H
+#define GILD_TEST_SIM_KV_H
+
+#include <stdint.h>
+
+/* An empty one; after sim_disk_make. Before it, nothing is there. */
+void sim_kv_make(void);
+/* A power cut: a commit under way is there or not, by chance. */
+void sim_kv_cut(void);
+uint64_t sim_kv_hash(void);
+
+#endif
