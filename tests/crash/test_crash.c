@@ -228,5 +228,6 @@ int main(int argc, char **argv) {
     unsigned failed = run_all(&all, seed, counts);
     printf("%u sequences, seed %" PRIu64 ", %u failed\n", all.count, seed, failed);
     machine_counts_print(counts);
+    free(all.list);
     return failed ? 1 : 0;
 }

@@ -78,7 +78,8 @@ mount_point=$work/mnt
 cmp "$work/source.raw" "$mount_point/images/base@1.raw" || fail "the image reads otherwise on the mount"
 [ "$(stat -c %s "$mount_point/desktops/c1/os.raw")" = "$size" ] || fail "wrong file size on the mount"
 if (: >>"$mount_point/images/base@1.raw") 2>/dev/null; then fail "an image version opens for writing on the mount"; fi
-nbdcopy "$clone_uri" - | cmp - "$mount_point/desktops/c1/os.raw" || fail "a clone reads otherwise on the mount than over NBD"
+nbdcopy "$clone_uri" "$work/copy.raw" && cmp "$work/copy.raw" "$mount_point/desktops/c1/os.raw" || fail "a clone reads otherwise on the mount than over NBD"
+rm -f "$work/copy.raw"
 passed "the mount shows the same bytes as NBD; images are read-only"
 
 # One disk, two doors: the second is refused while the first writes.
