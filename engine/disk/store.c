@@ -249,19 +249,21 @@ static int open_packs(struct gild_store *store, struct gild_error *error) {
     return err;
 }
 
-static int open_segments(struct gild_store *store, struct gild_error *error) {
+static int open_segments(struct gild_store *store, const struct gild_store_options *options,
+                         struct gild_error *error) {
     char path[4096];
     store_path(store, "log", path);
-    struct gild_segments_options options = {
+    struct gild_segments_options segments = {
         .directory = path,
         .catalog = store->catalog,
+        .segment_blocks = options->segment_blocks,
         .ready_target = READY_SEGMENTS,
         .reserve = RESERVE_SEGMENTS,
         .admit = store_admit,
         .context = store,
     };
-    memcpy(options.store_id, store->id, 16);
-    return gild_segments_create(&store->segments, &options, error);
+    memcpy(segments.store_id, store->id, 16);
+    return gild_segments_create(&store->segments, &segments, error);
 }
 
 static int open_reactors(struct gild_store *store, struct gild_error *error) {
@@ -354,7 +356,7 @@ static int open_all(struct gild_store *store, const struct gild_store_options *o
     if (!err)
         err = open_packs(store, error);
     if (!err)
-        err = open_segments(store, error);
+        err = open_segments(store, options, error);
     if (!err)
         err = recovery_verify(store, error);
     /* From here on the store is written to. */
@@ -499,9 +501,10 @@ int gild_store_get_info(struct gild_store *store, struct gild_store_info *info,
     }
     /* Segments come whole, and those that are ready hold nothing yet: all but the reserve are free.
      */
-    info->free_bytes -= info->free_bytes % GILD_SEGMENT_BYTES;
+    info->free_bytes -= info->free_bytes % segments.segment_bytes;
     if (segments.ready > RESERVE_SEGMENTS) {
-        uint64_t ready = (segments.ready - RESERVE_SEGMENTS) * GILD_SEGMENT_BYTES;
+        uint64_t ready =
+            segments.ready_bytes / segments.ready * (segments.ready - RESERVE_SEGMENTS);
         info->free_bytes += ready;
         info->used_bytes -= ready;
     }

@@ -25,11 +25,11 @@ static uint64_t block_check(const void *block, uint64_t serial) {
 }
 
 void gild_segment_header_seal(struct gild_segment_header *header, const uint8_t store_id[16],
-                              uint64_t serial) {
+                              uint64_t serial, uint32_t blocks) {
     memset(header, 0, sizeof *header);
     header->magic = GILD_SEGMENT_MAGIC;
     header->version = GILD_LOG_VERSION;
-    header->blocks = GILD_SEGMENT_BLOCKS;
+    header->blocks = blocks;
     header->serial = serial;
     memcpy(header->store_id, store_id, 16);
     header->check = block_check(header, serial);
@@ -42,7 +42,9 @@ int gild_segment_header_verify(const struct gild_segment_header *header, const u
         return -EBADMSG;
     if (header->version != GILD_LOG_VERSION || header->incompatible)
         return -ENOTSUP;
-    return header->blocks == GILD_SEGMENT_BLOCKS ? 0 : -EBADMSG;
+    return header->blocks >= GILD_SEGMENT_LEAST_BLOCKS && header->blocks <= GILD_SEGMENT_BLOCKS
+               ? 0
+               : -EBADMSG;
 }
 
 void gild_batch_begin(struct gild_batch_header *header, const uint8_t store_id[16], uint64_t serial,
@@ -76,11 +78,11 @@ void gild_batch_seal(struct gild_batch_header *header) {
 }
 
 bool gild_batch_valid(const struct gild_batch_header *header, const uint8_t store_id[16],
-                      uint64_t serial, uint32_t offset) {
+                      uint64_t serial, uint32_t blocks, uint32_t offset) {
     return header->magic == GILD_BATCH_MAGIC && header->serial == serial &&
            header->offset == offset && memcmp(header->store_id, store_id, 16) == 0 &&
            header->entry_count <= GILD_BATCH_ENTRIES &&
            header->payload_blocks <= header->entry_count && header->entry_count > 0 &&
-           offset + 1 + header->payload_blocks <= GILD_SEGMENT_BLOCKS &&
+           offset + 1 + header->payload_blocks <= blocks &&
            header->check == block_check(header, serial);
 }

@@ -7,9 +7,10 @@
 #include <stdint.h>
 
 #define GILD_LOG_BLOCK 4096u
-/* A segment: one header block, then batches back to back. */
-#define GILD_SEGMENT_BLOCKS 16384u /* 64 MiB */
-#define GILD_SEGMENT_BYTES ((uint64_t)GILD_SEGMENT_BLOCKS * GILD_LOG_BLOCK)
+/* A segment: one header block, then batches back to back. Its header says how many blocks it has;
+ * segments of different sizes may live in one store. */
+#define GILD_SEGMENT_LEAST_BLOCKS 64u
+#define GILD_SEGMENT_BLOCKS 16384u /* 64 MiB: unless asked otherwise, and the most */
 /* A batch: one header block with the entries, then the payload blocks of its data and node entries.
  */
 #define GILD_BATCH_ENTRIES 124u
@@ -74,8 +75,8 @@ _Static_assert(sizeof(struct gild_batch_header) == GILD_LOG_BLOCK, "batch header
 uint32_t gild_log_check(const void *block_bytes, uint64_t serial, uint64_t delta, uint64_t block);
 
 void gild_segment_header_seal(struct gild_segment_header *header, const uint8_t store_id[16],
-                              uint64_t serial);
-/* 0, -EBADMSG, or -ENOTSUP for a newer format. */
+                              uint64_t serial, uint32_t blocks);
+/* 0, -EBADMSG, or -ENOTSUP for a newer format. The caller compares `blocks` with the file. */
 int gild_segment_header_verify(const struct gild_segment_header *header, const uint8_t store_id[16],
                                uint64_t serial);
 
@@ -87,8 +88,9 @@ uint32_t gild_batch_add(struct gild_batch_header *header, enum gild_entry_kind k
                         uint64_t block, uint32_t count, const void *payload);
 /* Clears the unused entries and sets the check: nothing of the header may change afterwards. */
 void gild_batch_seal(struct gild_batch_header *header);
-/* Is this a whole header of segment `serial` at `offset`? Bounds of its counts are checked too. */
+/* Is this a whole header of segment `serial`, which has `blocks`, at `offset`? Bounds of its counts
+ * are checked too. */
 bool gild_batch_valid(const struct gild_batch_header *header, const uint8_t store_id[16],
-                      uint64_t serial, uint32_t offset);
+                      uint64_t serial, uint32_t blocks, uint32_t offset);
 
 #endif

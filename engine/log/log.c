@@ -296,7 +296,7 @@ static void segment_ready(struct gild_task *task) {
 
 /* A segment with room for a batch: 0, -EAGAIN or -ENOSPC. */
 static int need_segment(struct gild_log *log, bool data) {
-    if (log->segment && GILD_SEGMENT_BLOCKS - log->at >= LEAST_ROOM && !(data && log->reserved))
+    if (log->segment && log->segment->blocks - log->at >= LEAST_ROOM && !(data && log->reserved))
         return 0;
     if (log->waiting_segment)
         return -EAGAIN;
@@ -357,7 +357,7 @@ static int open_batch(struct gild_log *log, bool data) {
         log->ahead_lsn = 0;
         log->habit = 0;
     }
-    uint32_t room = GILD_SEGMENT_BLOCKS - log->at - 1;
+    uint32_t room = log->segment->blocks - log->at - 1;
     batch->room = room < GILD_BATCH_ENTRIES ? room : GILD_BATCH_ENTRIES;
     batch->state = BATCH_OPEN;
     batch->segment = log->segment;

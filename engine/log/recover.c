@@ -59,28 +59,28 @@ static int note(struct recovery *r, struct gild_segment *segment,
     return 0;
 }
 
-/* The offset of the first whole header from `offset` on, GILD_SEGMENT_BLOCKS if there is none:
+/* The offset of the first whole header from `offset` on, the size of the segment if there is none:
  * looked for where a header should be and is not. Beyond a torn tail there is nothing, or batches
  * that were in flight with it; beyond a rotten header are those that say that it was durable. A
  * segment that nobody seems to have begun is looked at for the length of one batch. */
 static int next_header(struct recovery *r, struct gild_segment *segment, bool all,
                        uint32_t *offset) {
     uint32_t at = *offset, most = GILD_BATCH_ENTRIES + 1;
-    *offset = GILD_SEGMENT_BLOCKS;
-    while (at < GILD_SEGMENT_BLOCKS) {
-        uint32_t count = GILD_SEGMENT_BLOCKS - at < most ? GILD_SEGMENT_BLOCKS - at : most;
+    *offset = segment->blocks;
+    while (at < segment->blocks) {
+        uint32_t count = segment->blocks - at < most ? segment->blocks - at : most;
         int err = gild_file_read(segment->fd, r->buffer, (size_t)count * GILD_LOG_BLOCK,
                                  (uint64_t)at * GILD_LOG_BLOCK);
         if (err)
             return err;
         for (uint32_t i = 0; i < count; i++) {
             const void *block = r->buffer + (size_t)i * GILD_LOG_BLOCK;
-            if (gild_batch_valid(block, r->store_id, segment->serial, at + i)) {
+            if (gild_batch_valid(block, r->store_id, segment->serial, segment->blocks, at + i)) {
                 *offset = at + i;
                 return 0;
             }
         }
-        at = all ? at + count : GILD_SEGMENT_BLOCKS;
+        at = all ? at + count : segment->blocks;
     }
     return 0;
 }
@@ -93,12 +93,12 @@ static int scan_segment(void *context, struct gild_segment *segment) {
     struct gild_batch_header *header = (void *)r->buffer;
     uint32_t offset = 1;
     bool begun = false;
-    while (offset < GILD_SEGMENT_BLOCKS) {
+    while (offset < segment->blocks) {
         int err =
             gild_file_read(segment->fd, header, GILD_LOG_BLOCK, (uint64_t)offset * GILD_LOG_BLOCK);
         if (err)
             return err;
-        if (!gild_batch_valid(header, r->store_id, segment->serial, offset)) {
+        if (!gild_batch_valid(header, r->store_id, segment->serial, segment->blocks, offset)) {
             offset++;
             bool all = begun || segment->state_recorded != GILD_SEGMENT_READY;
             if ((err = next_header(r, segment, all, &offset)))
@@ -180,7 +180,8 @@ static int replay_stream(struct recovery *r, struct gild_recover_stream *stream,
             return gild_fail(error, GILD_FAILED, -err,
                              "log segment %016" PRIx64 " can not be read: %s",
                              found->segment->serial, strerror(-err));
-        if (!gild_batch_valid(header, r->store_id, found->segment->serial, found->offset) ||
+        if (!gild_batch_valid(header, r->store_id, found->segment->serial, found->segment->blocks,
+                              found->offset) ||
             !payload_good(header, r->buffer + GILD_LOG_BLOCK))
             break;
         err = visit ? visit(context, header, r->buffer + GILD_LOG_BLOCK,

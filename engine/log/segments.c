@@ -60,6 +60,8 @@ struct gild_segments {
     unsigned taken_lately; /* since the last checkpoint: about as many will be wanted soon */
     struct gild_segment_waiter *waiters;
     uint64_t count;
+    uint64_t blocks; /* of all segments in the table, and of the spare ones */
+    uint64_t ready_blocks;
     _Atomic uint64_t lowest, highest; /* serials ever in the table */
     void *zeroes;
 };
@@ -94,6 +96,7 @@ static int table_put(struct gild_segments *s, struct gild_segment *segment) {
     atomic_store_explicit(&slots->slot[segment->serial % LEAF_SLOTS], segment,
                           memory_order_release);
     s->count++;
+    s->blocks += segment->blocks;
     if (segment->serial < s->lowest)
         s->lowest = segment->serial;
     if (segment->serial > s->highest)
@@ -105,6 +108,7 @@ static void table_remove(struct gild_segments *s, struct gild_segment *segment) 
     struct slots *slots = atomic_load(&s->top[segment->serial / LEAF_SLOTS]);
     atomic_store_explicit(&slots->slot[segment->serial % LEAF_SLOTS], NULL, memory_order_release);
     s->count--;
+    s->blocks -= segment->blocks;
     /* Serials only grow: without this each walk would begin at the store's first segment ever. */
     if (segment->serial == s->lowest)
         while (s->lowest < s->highest && !gild_segments_find(s, s->lowest))
@@ -199,16 +203,21 @@ static void make_way(struct gild_segments *s, uint64_t took_ns) {
     pthread_mutex_unlock(&s->lock);
 }
 
+static uint64_t bytes_of(uint64_t blocks) {
+    return blocks * GILD_LOG_BLOCK;
+}
+
 /* A new file, every byte of it written. */
 static int make_file(struct gild_segments *s, const char *name, int *out) {
+    uint64_t bytes = bytes_of(s->options.segment_blocks);
     int fd = gild_file_open(s->folder, name, O_RDWR | O_CREAT | O_EXCL | O_DIRECT, 0600, NULL);
     if (fd < 0)
         return fd;
-    int err = posix_fallocate(fd, 0, (off_t)GILD_SEGMENT_BYTES);
+    int err = posix_fallocate(fd, 0, (off_t)bytes);
     err = err == EOPNOTSUPP || err == EINVAL ? 0 : -err;
-    for (uint64_t at = 0; at < GILD_SEGMENT_BYTES && !err; at += ZERO_BYTES) {
+    for (uint64_t at = 0; at < bytes && !err; at += ZERO_BYTES) {
         uint64_t begun_ns = clock_ns(CLOCK_MONOTONIC);
-        err = gild_file_write(fd, s->zeroes, ZERO_BYTES, at);
+        err = gild_file_write(fd, s->zeroes, bytes - at < ZERO_BYTES ? bytes - at : ZERO_BYTES, at);
         make_way(s, clock_ns(CLOCK_MONOTONIC) - begun_ns);
     }
     if (err) {
@@ -232,7 +241,7 @@ static int prepare(struct gild_segments *s, struct gild_segment *spare, struct g
     if (!err && posix_memalign(&header, GILD_LOG_BLOCK, GILD_LOG_BLOCK))
         err = -ENOMEM;
     if (!err && !spare && s->options.admit)
-        err = s->options.admit(s->options.context, GILD_SEGMENT_BYTES);
+        err = s->options.admit(s->options.context, bytes_of(s->options.segment_blocks));
     if (!err)
         err = next_serial(s, &serial);
     if (err)
@@ -248,7 +257,8 @@ static int prepare(struct gild_segments *s, struct gild_segment *spare, struct g
     }
     if (err)
         goto fail;
-    gild_segment_header_seal(header, s->options.store_id, serial);
+    uint32_t blocks = spare ? spare->blocks : s->options.segment_blocks;
+    gild_segment_header_seal(header, s->options.store_id, serial, blocks);
     err = gild_file_write(fd, header, GILD_LOG_BLOCK, 0);
     if (!err)
         err = gild_file_sync(fd);
@@ -261,6 +271,7 @@ static int prepare(struct gild_segments *s, struct gild_segment *spare, struct g
         goto fail;
     }
     segment->serial = serial;
+    segment->blocks = blocks;
     segment->fd = fd;
     segment->state_recorded = GILD_SEGMENT_READY;
     segment->state_pending = GILD_SEGMENT_NONE;
@@ -297,6 +308,7 @@ static void prepare_one(struct gild_segments *s) {
     if (spare) {
         s->spare = spare->next;
         s->spare_count--;
+        s->blocks -= spare->blocks;
     }
     pthread_mutex_unlock(&s->lock);
     int err = prepare(s, spare, &made);
@@ -311,6 +323,7 @@ static void prepare_one(struct gild_segments *s) {
         *s->ready_tail = made;
         s->ready_tail = &made->next;
         s->ready_count++;
+        s->ready_blocks += made->blocks;
     } else if (!s->no_space) {
         gild_log(GILD_LOG_WARN, "no further log segment can be made in %s: %s", s->directory,
                  strerror(-err));
@@ -357,6 +370,7 @@ struct gild_segment *gild_segments_take(struct gild_segments *s, enum gild_segme
         if (!s->ready)
             s->ready_tail = &s->ready;
         s->ready_count--;
+        s->ready_blocks -= segment->blocks;
         s->taken_lately++;
         segment->holds_nodes = use == GILD_SEGMENT_FOR_NODES;
         segment->next = NULL;
@@ -397,11 +411,13 @@ int gild_segments_recycle(struct gild_segments *s, struct gild_segment *segment)
     char name[NAME_BYTES];
     pthread_mutex_lock(&s->lock);
     table_remove(s, segment);
-    bool keep = s->spare_count + s->ready_count < s->options.ready_target + s->taken_lately;
+    bool keep = segment->blocks == s->options.segment_blocks &&
+                s->spare_count + s->ready_count < s->options.ready_target + s->taken_lately;
     if (keep) {
         segment->next = s->spare;
         s->spare = segment;
         s->spare_count++;
+        s->blocks += segment->blocks;
         pthread_cond_signal(&s->wake);
     }
     s->no_space = 0;
@@ -419,10 +435,16 @@ int gild_segments_recycle(struct gild_segments *s, struct gild_segment *segment)
 
 int gild_segments_create(struct gild_segments **out, const struct gild_segments_options *options,
                          struct gild_error *error) {
+    uint32_t blocks = options->segment_blocks ? options->segment_blocks : GILD_SEGMENT_BLOCKS;
+    if (blocks < GILD_SEGMENT_LEAST_BLOCKS || blocks > GILD_SEGMENT_BLOCKS)
+        return gild_fail(error, GILD_USAGE, EINVAL,
+                         "a log segment can not have %u blocks: ask for %u to %u", blocks,
+                         GILD_SEGMENT_LEAST_BLOCKS, GILD_SEGMENT_BLOCKS);
     struct gild_segments *s = calloc(1, sizeof *s);
     if (!s)
         return gild_fail(error, GILD_FAILED, ENOMEM, "no memory for the log's segments");
     s->options = *options;
+    s->options.segment_blocks = blocks;
     snprintf(s->directory, sizeof s->directory, "%s", options->directory);
     s->folder = open(options->directory, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
     if (s->folder < 0) {
@@ -509,7 +531,7 @@ int gild_segments_add(struct gild_segments *s, uint64_t serial,
     char name[NAME_BYTES];
     segment_name(serial, name);
     struct gild_segment *segment = calloc(1, sizeof *segment);
-    void *header = gild_file_buffer(GILD_LOG_BLOCK);
+    struct gild_segment_header *header = gild_file_buffer(GILD_LOG_BLOCK);
     if (!segment || !header) {
         free(segment);
         free(header);
@@ -518,13 +540,16 @@ int gild_segments_add(struct gild_segments *s, uint64_t serial,
     uint64_t bytes;
     int fd = gild_file_open(s->folder, name, O_RDWR | O_DIRECT, 0, NULL);
     int err = fd < 0 ? fd : gild_file_size(fd, &bytes);
-    if (!err && bytes != GILD_SEGMENT_BYTES)
+    if (!err && bytes < bytes_of(GILD_SEGMENT_LEAST_BLOCKS))
         err = -EBADMSG;
     if (!err)
         err = gild_file_read(fd, header, GILD_LOG_BLOCK, 0);
     if (!err)
         err = gild_segment_header_verify(header, s->options.store_id, serial);
+    if (!err && bytes != bytes_of(header->blocks))
+        err = -EBADMSG;
     segment->serial = serial;
+    segment->blocks = header->blocks;
     segment->fd = fd;
     segment->state_recorded = record->state;
     segment->state_pending = GILD_SEGMENT_NONE;
@@ -565,6 +590,7 @@ void gild_segments_offer(struct gild_segments *s, struct gild_segment *segment) 
     *s->ready_tail = segment;
     s->ready_tail = &segment->next;
     s->ready_count++;
+    s->ready_blocks += segment->blocks;
     wake_waiters(s);
     pthread_mutex_unlock(&s->lock);
 }
@@ -573,6 +599,8 @@ void gild_segments_get_totals(struct gild_segments *s, struct gild_segments_tota
     pthread_mutex_lock(&s->lock);
     totals->count = s->count;
     totals->ready = s->ready_count;
-    totals->bytes = (s->count + s->spare_count) * GILD_SEGMENT_BYTES;
+    totals->bytes = bytes_of(s->blocks);
+    totals->ready_bytes = bytes_of(s->ready_blocks);
+    totals->segment_bytes = bytes_of(s->options.segment_blocks);
     pthread_mutex_unlock(&s->lock);
 }

@@ -31,6 +31,7 @@
 
 struct gild_segment {
     uint64_t serial;
+    uint32_t blocks; /* of its file, the header counted */
     int fd;
     int state_recorded; /* enum gild_segment_state, as the catalogue has it */
     int state_pending;  /* in the checkpoint's transaction, or GILD_SEGMENT_NONE */
@@ -60,8 +61,9 @@ struct gild_segments_options {
     const char *directory;
     uint8_t store_id[16];
     struct gild_catalog *catalog;
-    unsigned ready_target; /* segments kept ready */
-    unsigned reserve;      /* of these, kept back for checkpoints and for trims on a full store */
+    uint32_t segment_blocks; /* of those that are made from now on, 0 = GILD_SEGMENT_BLOCKS */
+    unsigned ready_target;   /* segments kept ready */
+    unsigned reserve;        /* of these, kept back for checkpoints and for trims on a full store */
     /* May `bytes` more be taken from the host? 0 or -ENOSPC. */
     int (*admit)(void *context, uint64_t bytes);
     void *context;
@@ -112,7 +114,8 @@ typedef int gild_segments_visit(void *context, struct gild_segment *segment);
 int gild_segments_each(struct gild_segments *segments, gild_segments_visit *visit, void *context);
 
 /* After the catalogue no longer knows the segment and readers have passed: it becomes a ready one
- * under a new serial, or its file is unlinked if there are enough. Blocking. */
+ * under a new serial, or its file is unlinked if there are enough or it has another size than those
+ * made now. Blocking. */
 int gild_segments_recycle(struct gild_segments *segments, struct gild_segment *segment);
 
 /* The end of a checkpoint: how many segments were taken since the last one is how many are worth
@@ -120,7 +123,10 @@ int gild_segments_recycle(struct gild_segments *segments, struct gild_segment *s
 void gild_segments_quiet(struct gild_segments *segments);
 
 struct gild_segments_totals {
-    uint64_t count, ready, bytes;
+    uint64_t count, ready;
+    uint64_t bytes;         /* of all files */
+    uint64_t ready_bytes;   /* of those on the ready list */
+    uint64_t segment_bytes; /* of one that is made now */
 };
 void gild_segments_get_totals(struct gild_segments *segments, struct gild_segments_totals *totals);
 

@@ -71,7 +71,7 @@ static int write_batch(struct gild_log_writer *writer) {
 
 static int open_batch(struct gild_log_writer *writer) {
     int err;
-    if (writer->segment && GILD_SEGMENT_BLOCKS - writer->at < 2) {
+    if (writer->segment && writer->segment->blocks - writer->at < 2) {
         if ((err = sync_segment(writer)))
             return err;
         close_segment(writer);
@@ -97,7 +97,7 @@ int gild_log_writer_append(struct gild_log_writer *writer, enum gild_entry_kind 
                            uint32_t *check) {
     struct gild_batch_header *header = writer->header;
     if (writer->open && (header->entry_count == GILD_BATCH_ENTRIES ||
-                         writer->at + 1 + header->payload_blocks == GILD_SEGMENT_BLOCKS)) {
+                         writer->at + 1 + header->payload_blocks == writer->segment->blocks)) {
         int err = write_batch(writer);
         if (err)
             return err;

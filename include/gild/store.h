@@ -19,6 +19,10 @@ struct gild_store_options {
     uint64_t cache_bytes; /* 0 = an eighth of the host, 256 MiB to 2 GiB */
     enum gild_loop_backend backend;
     bool offline; /* opened by a command for as long as it takes: one reactor, a small cache */
+    /* Size of the log's segments that are made from now on, in blocks of 4 KiB: 64 to 16384, 0 =
+     * 16384 (64 MiB). For tests and very small stores: the fewer blocks, the more often a segment
+     * must be changed and synced. Those that are there keep theirs. */
+    uint32_t segment_blocks;
 };
 
 /* Makes an empty store in `directory` (made if missing, else it must be empty). size_bytes bounds

@@ -304,7 +304,7 @@ static bool find_batch(const char *directory, uint64_t block, struct spot *spot)
         int fd = open(spot->path, O_RDONLY);
         for (uint32_t at = 1; fd >= 0 && !found && at < GILD_SEGMENT_BLOCKS;) {
             if (pread(fd, header, 4096, (off_t)at * 4096) != 4096 ||
-                !gild_batch_valid(header, super.id, serial, at))
+                !gild_batch_valid(header, super.id, serial, GILD_SEGMENT_BLOCKS, at))
                 break;
             for (uint32_t i = 0; i < header->entry_count && !found; i++)
                 found = header->entries[i].kind == GILD_ENTRY_DATA &&
