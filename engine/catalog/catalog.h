@@ -1,6 +1,5 @@
 /* The catalogue: the store's only truth about names, versions, maps' roots, packs and segments.
- * LMDB behind a small transactional interface, so that a simulated key-value store can stand in its
- * place.
+ * It stands on a transactional key-value store (kv.h: LMDB, or a simulated one).
  *
  * Every value is wrapped in a check (XXH3-64 seeded with table and key) that get and scan verify:
  * -EBADMSG names a rotten record, it is never returned as data.

@@ -12,6 +12,7 @@
 #include <xxhash.h>
 
 #include "catalog/catalog.h"
+#include "catalog/kv.h"
 #include "sim_disk.h"
 #include "sim_threads.h"
 
@@ -29,12 +30,12 @@ struct instant {
     struct table tables[GILD_TABLE_COUNT];
 };
 
-struct gild_catalog {
+struct gild_kv {
     pthread_mutex_t writing;
 };
 
-struct gild_txn {
-    struct gild_catalog *catalog;
+struct gild_kv_txn {
+    struct gild_kv *kv;
     const struct instant *seen;
     struct instant *made; /* NULL: reads only */
 };
@@ -84,31 +85,49 @@ static void make_file(const char *folder) {
     close(fd);
 }
 
-int gild_catalog_open(struct gild_catalog **out, const char *folder, uint64_t map_bytes,
-                      struct gild_error *error) {
-    (void)map_bytes, (void)error;
-    struct gild_catalog *catalog = need(calloc(1, sizeof *catalog));
-    pthread_mutex_init(&catalog->writing, NULL);
+int gild_kv_open(struct gild_kv **out, const char *folder, const struct gild_kv_schema *schema,
+                 uint64_t map_bytes, struct gild_error *error) {
+    (void)schema, (void)map_bytes, (void)error;
+    struct gild_kv *kv = need(calloc(1, sizeof *kv));
+    pthread_mutex_init(&kv->writing, NULL);
     make_file(folder);
-    *out = catalog;
+    *out = kv;
     return 0;
 }
 
-void gild_catalog_close(struct gild_catalog *catalog) {
-    pthread_mutex_destroy(&catalog->writing);
-    free(catalog);
+void gild_kv_close(struct gild_kv *kv) {
+    pthread_mutex_destroy(&kv->writing);
+    free(kv);
 }
 
-uint64_t gild_catalog_used_bytes(struct gild_catalog *catalog) {
-    (void)catalog;
+int gild_kv_exists(const char *folder) {
+    (void)folder;
+    return committed != NULL;
+}
+
+int gild_kv_set_aside(const char *folder) {
+    (void)folder;
+    committed = need(calloc(1, sizeof *committed));
+    return 0;
+}
+
+int gild_kv_probe(const char *folder, const struct gild_kv_schema *schema, uint64_t map_bytes,
+                  gild_kv_look *look, void *context, void *report, size_t report_bytes) {
+    struct gild_kv_txn txn = {.seen = committed};
+    (void)folder, (void)schema, (void)map_bytes, (void)report_bytes;
+    return look(context, &txn, report);
+}
+
+uint64_t gild_kv_used_bytes(struct gild_kv *kv) {
+    (void)kv;
     return 65536;
 }
 
-int gild_txn_begin(struct gild_catalog *catalog, bool write, struct gild_txn **out) {
-    struct gild_txn *txn = need(calloc(1, sizeof *txn));
-    txn->catalog = catalog;
+int gild_kv_begin(struct gild_kv *kv, bool write, struct gild_kv_txn **out) {
+    struct gild_kv_txn *txn = need(calloc(1, sizeof *txn));
+    txn->kv = kv;
     if (write)
-        pthread_mutex_lock(&catalog->writing);
+        pthread_mutex_lock(&kv->writing);
     txn->seen = committed;
     if (write) {
         txn->made = need(calloc(1, sizeof *txn->made));
@@ -126,7 +145,7 @@ int gild_txn_begin(struct gild_catalog *catalog, bool write, struct gild_txn **o
     return 0;
 }
 
-int gild_txn_commit(struct gild_txn *txn) {
+int gild_kv_commit(struct gild_kv_txn *txn) {
     if (txn->made) {
         under_way = txn->made;
         sim_disk_point(SIM_COMMIT);
@@ -135,17 +154,17 @@ int gild_txn_commit(struct gild_txn *txn) {
         under_way = NULL;
         txn->made = NULL;
         sim_disk_point(SIM_COMMITTED);
-        pthread_mutex_unlock(&txn->catalog->writing);
+        pthread_mutex_unlock(&txn->kv->writing);
     }
     free(txn);
     return 0;
 }
 
-void gild_txn_abort(struct gild_txn *txn) {
+void gild_kv_abort(struct gild_kv_txn *txn) {
     if (!txn)
         return;
     if (txn->made)
-        pthread_mutex_unlock(&txn->catalog->writing);
+        pthread_mutex_unlock(&txn->kv->writing);
     free(txn);
 }
 
@@ -178,8 +197,8 @@ static size_t find(const struct table *table, const void *key, size_t key_length
     return low;
 }
 
-int gild_txn_peek(struct gild_txn *txn, enum gild_table table, const void *key, size_t key_length,
-                  const void **value, size_t *length) {
+int gild_kv_get(struct gild_kv_txn *txn, unsigned table, const void *key, size_t key_length,
+                const void **value, size_t *length) {
     bool same;
     size_t at = find(&txn->seen->tables[table], key, key_length, &same);
     if (!same)
@@ -190,21 +209,8 @@ int gild_txn_peek(struct gild_txn *txn, enum gild_table table, const void *key, 
     return 0;
 }
 
-int gild_txn_get(struct gild_txn *txn, enum gild_table table, const void *key, size_t key_length,
-                 void *value, size_t *length) {
-    const void *found;
-    size_t room = *length;
-    int error = gild_txn_peek(txn, table, key, key_length, &found, length);
-    if (error)
-        return error;
-    if (*length > room)
-        return -ENOBUFS;
-    memcpy(value, found, *length);
-    return 0;
-}
-
-int gild_txn_put(struct gild_txn *txn, enum gild_table table, const void *key, size_t key_length,
-                 const void *value, size_t length) {
+int gild_kv_put(struct gild_kv_txn *txn, unsigned table, const void *key, size_t key_length,
+                size_t length, void **room) {
     struct table *in = &txn->made->tables[table];
     bool same;
     size_t at = find(in, key, key_length, &same);
@@ -212,7 +218,7 @@ int gild_txn_put(struct gild_txn *txn, enum gild_table table, const void *key, s
     record->key_length = key_length;
     record->length = length;
     memcpy(record->bytes, key, key_length);
-    memcpy(record->bytes + key_length, value, length);
+    *room = record->bytes + key_length;
     if (!same) {
         in->records = need(realloc(in->records, (in->count + 1) * sizeof *in->records));
         memmove(in->records + at + 1, in->records + at, (in->count - at) * sizeof *in->records);
@@ -222,8 +228,7 @@ int gild_txn_put(struct gild_txn *txn, enum gild_table table, const void *key, s
     return 0;
 }
 
-int gild_txn_delete(struct gild_txn *txn, enum gild_table table, const void *key,
-                    size_t key_length) {
+int gild_kv_delete(struct gild_kv_txn *txn, unsigned table, const void *key, size_t key_length) {
     struct table *in = &txn->made->tables[table];
     bool same;
     size_t at = find(in, key, key_length, &same);
@@ -234,8 +239,8 @@ int gild_txn_delete(struct gild_txn *txn, enum gild_table table, const void *key
     return 0;
 }
 
-int gild_txn_scan(struct gild_txn *txn, enum gild_table table, const void *from, size_t from_length,
-                  gild_txn_visit *visit, void *context) {
+int gild_kv_scan(struct gild_kv_txn *txn, unsigned table, const void *from, size_t from_length,
+                 gild_kv_visit *visit, void *context) {
     const struct table *in = &txn->seen->tables[table];
     bool same;
     size_t at = from ? find(in, from, from_length, &same) : 0;
@@ -249,7 +254,7 @@ int gild_txn_scan(struct gild_txn *txn, enum gild_table table, const void *from,
     return 0;
 }
 
-int gild_txn_count(struct gild_txn *txn, enum gild_table table, uint64_t *count) {
+int gild_kv_count(struct gild_kv_txn *txn, unsigned table, uint64_t *count) {
     *count = txn->seen->tables[table].count;
     return 0;
 }

@@ -1,5 +1,5 @@
-/* A simulated transactional key-value store in the catalogue's place (catalog/catalog.h): linked
- * before the library, so that LMDB's is not.
+/* A simulated transactional key-value store under the catalogue (catalog/kv.h): linked before the
+ * library, so that LMDB's is not.
  *
  * It is what the engine may expect of LMDB and no more: a transaction sees one instant, one writes
  * at a time, a commit is durable when it returns, and a power cut during it leaves all of it or
