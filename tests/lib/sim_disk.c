@@ -14,19 +14,26 @@
 #include "sim_inode.h"
 #include "sim_threads.h"
 
+#define MOST_ROTS 16u
+
 static struct {
     void (*point)(void *context, enum sim_point what);
     void *context;
     uint64_t points;
     uint64_t next_order;
-    struct {
-        bool armed, for_good;
-        uint64_t after, fired;
-        int error;
-    } faults[SIM_CALLS];
+    struct sim_disk_counts *counts;
+    struct sim_damage damage;
+    struct rot {
+        struct sim_inode *inode;
+        uint64_t page;
+        uint8_t before[SIM_PAGE], after[SIM_PAGE];
+    } rots[MOST_ROTS];
+    unsigned rot_count;
 } disk;
 
-/* ---- points and faults ----------------------------------------------------------------------- */
+#define BIT(fault) (1u << (fault))
+
+/* ---- points ---------------------------------------------------------------------------------- */
 
 void sim_disk_on_point(void (*point)(void *context, enum sim_point what), void *context) {
     disk.point = point;
@@ -41,33 +48,6 @@ void sim_disk_point(enum sim_point what) {
 
 uint64_t sim_disk_points(void) {
     return disk.points;
-}
-
-void sim_disk_fail(enum sim_call call, uint64_t after, int error, bool for_good) {
-    disk.faults[call].armed = true;
-    disk.faults[call].for_good = for_good;
-    disk.faults[call].after = after;
-    disk.faults[call].error = error;
-}
-
-void sim_disk_mend(void) {
-    for (unsigned i = 0; i < SIM_CALLS; i++)
-        disk.faults[i].armed = false;
-}
-
-uint64_t sim_disk_fired(enum sim_call call) {
-    uint64_t fired = disk.faults[call].fired;
-    disk.faults[call].fired = 0;
-    return fired;
-}
-
-static int fault(enum sim_call call) {
-    if (!disk.faults[call].armed || disk.faults[call].after-- > 0)
-        return 0;
-    disk.faults[call].after = 0;
-    disk.faults[call].armed = disk.faults[call].for_good;
-    disk.faults[call].fired++;
-    return -disk.faults[call].error;
 }
 
 /* ---- pages ----------------------------------------------------------------------------------- */
@@ -112,6 +92,7 @@ static void add_version(struct sim_inode *inode, struct sim_page *page, const ui
     struct sim_version *version = need(malloc(sizeof *version));
     version->write = write;
     version->done = 0;
+    version->doomed = false;
     memcpy(version->bytes, bytes, SIM_PAGE);
     version->older = page->newest;
     page->newest = version;
@@ -141,7 +122,7 @@ static void settle_all(struct sim_inode *inode, uint64_t order) {
     struct sim_page **at = &inode->unsynced, *page;
     while ((page = *at)) {
         struct sim_version **version = &page->newest;
-        while (*version && !((*version)->done && (*version)->done < order))
+        while (*version && ((*version)->doomed || !(*version)->done || (*version)->done >= order))
             version = &(*version)->older;
         if (*version)
             settle(page, version);
@@ -154,24 +135,152 @@ static void settle_all(struct sim_inode *inode, uint64_t order) {
     }
 }
 
+void sim_disk_count_in(struct sim_disk_counts *counts) {
+    disk.counts = counts;
+}
+
+void sim_disk_renamed(const struct sim_inode *inode) {
+    if (disk.counts && inode->log)
+        disk.counts->recycled++;
+}
+
+/* ---- damage ---------------------------------------------------------------------------------- */
+
+const struct sim_damage *sim_disk_damage(void) {
+    return &disk.damage;
+}
+
+/* Can this page rot? What is durable and seen must be the same bytes, and some. */
+static bool rottable(const struct sim_page *page) {
+    return page && page->durable && !page->newest && !is_zero(page->durable, SIM_PAGE) &&
+           disk.rot_count < MOST_ROTS;
+}
+
+void sim_inode_rot(struct sim_inode *inode, uint64_t number) {
+    struct sim_page *page = inode->pages[number];
+    struct rot *rot = &disk.rots[disk.rot_count++];
+    rot->inode = inode;
+    rot->page = number;
+    memcpy(rot->before, page->durable, SIM_PAGE);
+    if (sim_chance(300)) { /* a sector that reads as something else */
+        uint8_t *sector = page->durable + SIM_SECTOR * sim_below(SIM_PAGE / SIM_SECTOR);
+        for (unsigned i = 0; i < SIM_SECTOR; i++)
+            sector[i] = (uint8_t)sim_random();
+    } else if (sim_chance(300)) {
+        memset(page->durable, 0, SIM_PAGE);
+    } else {
+        page->durable[sim_below(SIM_PAGE)] ^= (uint8_t)(1u << sim_below(8));
+    }
+    memcpy(rot->after, page->durable, SIM_PAGE);
+    disk.damage.rots++;
+    disk.damage.log = disk.damage.log || inode->log;
+}
+
+static bool rottable_within(const struct sim_inode *inode, uint64_t first, uint64_t count,
+                            uint64_t *out) {
+    uint64_t found = 0;
+    if (!inode->rots)
+        return false;
+    for (uint64_t i = first; i < first + count && i < inode->page_room; i++)
+        if (rottable(inode->pages[i]) && sim_below(++found) == 0)
+            *out = i;
+    return found > 0;
+}
+
+bool sim_inode_rottable(const struct sim_inode *inode, uint64_t *page) {
+    return rottable_within(inode, 0, inode->page_room, page);
+}
+
+bool sim_disk_rot(void) {
+    struct sim_inode *inode = sim_names_pick();
+    uint64_t page;
+    if (!inode || !sim_inode_rottable(inode, &page))
+        return false;
+    sim_inode_rot(inode, page);
+    sim_fault_note(SIM_AT_REST, SIM_ROT);
+    return true;
+}
+
+void sim_disk_unrot(void) {
+    while (disk.rot_count) { /* the newest first: a page may have rotted twice */
+        struct rot *rot = &disk.rots[--disk.rot_count];
+        struct sim_page *page = rot->inode->pages[rot->page];
+        if (page->durable && memcmp(page->durable, rot->after, SIM_PAGE) == 0)
+            memcpy(page->durable, rot->before, SIM_PAGE);
+    }
+    disk.damage.rots = 0;
+    if (!disk.damage.misdirected)
+        disk.damage.log = false;
+}
+
+void sim_disk_forgive(void) {
+    disk.rot_count = 0;
+    memset(&disk.damage, 0, sizeof disk.damage);
+}
+
+void sim_disk_make_file(const char *path, uint64_t size, sim_disk_fill *fill, uint64_t seed) {
+    struct sim_inode *inode;
+    if (sim_names_find(path, &inode) && sim_names_create(path, false, &inode))
+        abort();
+    inode->size = inode->durable_size = size;
+    inode->fill = fill;
+    inode->seed = seed;
+}
+
+void sim_disk_list(const char *folder, sim_disk_visit *visit, void *context) {
+    const char *name;
+    for (unsigned i = 0; (name = sim_names_in(folder, i)); i++)
+        visit(context, name);
+}
+
 /* ---- transfers ------------------------------------------------------------------------------- */
 
-long sim_disk_read(int fd, void *buffer, size_t length, uint64_t offset) {
+/* Fewer bytes than asked for, whole sectors. */
+static size_t fewer(size_t length) {
+    return SIM_SECTOR * (1 + (size_t)sim_below(length / SIM_SECTOR - 1));
+}
+
+static int fail_read(enum sim_site site, struct sim_inode *inode, size_t *length, uint64_t offset) {
+    uint64_t page;
+    unsigned able = BIT(SIM_EIO) | (*length >= 2 * SIM_SECTOR ? BIT(SIM_SHORT) : 0);
+    if (rottable_within(inode, offset / SIM_PAGE, (*length + SIM_PAGE - 1) / SIM_PAGE, &page))
+        able |= BIT(SIM_ROT);
+    switch (sim_fault_at(site, able)) {
+    case SIM_EIO:
+        return -EIO;
+    case SIM_SHORT:
+        *length = fewer(*length);
+        break;
+    case SIM_ROT:
+        sim_inode_rot(inode, page);
+        break;
+    default:
+        break;
+    }
+    return 0;
+}
+
+long sim_disk_read(enum sim_site site, int fd, void *buffer, size_t length, uint64_t offset) {
     struct sim_inode *inode = sim_inode_of(fd);
+    uint8_t made[SIM_PAGE];
     if (!inode)
         return -EBADF;
-    int error = fault(SIM_CALL_READ);
-    if (error)
-        return error;
     if (offset >= inode->size)
         return 0;
     if (length > inode->size - offset)
         length = (size_t)(inode->size - offset);
+    int error = fail_read(site, inode, &length, offset);
+    if (error)
+        return error;
     for (size_t did = 0; did < length;) {
         size_t in = (offset + did) % SIM_PAGE, part = SIM_PAGE - in;
         if (part > length - did)
             part = length - did;
-        const uint8_t *bytes = seen(page_at(inode, (offset + did) / SIM_PAGE, false));
+        const uint8_t *bytes = made;
+        if (inode->fill)
+            inode->fill(inode->seed, (offset + did) / SIM_PAGE, made);
+        else
+            bytes = seen(page_at(inode, (offset + did) / SIM_PAGE, false));
         if (bytes)
             memcpy((uint8_t *)buffer + did, bytes + in, part);
         else
@@ -181,15 +290,45 @@ long sim_disk_read(int fd, void *buffer, size_t length, uint64_t offset) {
     return (long)length;
 }
 
-long sim_disk_write_begin(int fd, const void *buffer, size_t length, uint64_t offset,
-                          uint64_t *write) {
+static int fail_write(enum sim_site site, struct sim_inode *inode, size_t *length,
+                      uint64_t *offset) {
+    uint64_t places = inode->size > *length ? (inode->size - *length) / SIM_PAGE + 1 : 1;
+    unsigned able = BIT(SIM_EIO) | BIT(SIM_ENOSPC);
+    if (*length >= 2 * SIM_SECTOR)
+        able |= BIT(SIM_SHORT);
+    if (inode->rots && places > 1 && *offset % SIM_PAGE == 0 && *length % SIM_PAGE == 0)
+        able |= BIT(SIM_MISDIRECTED);
+    switch (sim_fault_at(site, able)) {
+    case SIM_EIO: /* some of it may have reached the device */
+        if (*length < 2 * SIM_SECTOR || sim_chance(500))
+            return -EIO;
+        *length = fewer(*length);
+        return 1;
+    case SIM_ENOSPC:
+        return -ENOSPC;
+    case SIM_SHORT:
+        *length = fewer(*length);
+        break;
+    case SIM_MISDIRECTED:
+        *offset = (*offset / SIM_PAGE + 1 + sim_below(places - 1)) % places * SIM_PAGE;
+        disk.damage.misdirected++;
+        disk.damage.log = disk.damage.log || inode->log;
+        break;
+    default:
+        break;
+    }
+    return 0;
+}
+
+long sim_disk_write_begin(enum sim_site site, int fd, const void *buffer, size_t length,
+                          uint64_t offset, uint64_t *write) {
     struct sim_inode *inode = sim_inode_of(fd);
     uint8_t whole[SIM_PAGE];
     if (!inode)
         return -EBADF;
-    int error = fault(SIM_CALL_WRITE);
-    if (error)
-        return error;
+    int failed = fail_write(site, inode, &length, &offset);
+    if (failed < 0)
+        return failed;
     *write = ++disk.next_order;
     bool changed = offset + length > inode->size;
     for (size_t did = 0; did < length;) {
@@ -214,9 +353,12 @@ long sim_disk_write_begin(int fd, const void *buffer, size_t length, uint64_t of
     }
     if (offset + length > inode->size)
         inode->size = offset + length;
+    if (inode->log && changed && offset && offset + length + 8 * SIM_PAGE > inode->size &&
+        disk.counts)
+        disk.counts->full++;
     if (changed)
         sim_disk_point(SIM_WRITE);
-    return (long)length;
+    return failed ? -EIO : (long)length;
 }
 
 void sim_disk_write_done(int fd, uint64_t write, bool durable) {
@@ -238,10 +380,16 @@ void sim_disk_write_done(int fd, uint64_t write, bool durable) {
     sim_disk_point(SIM_SYNCED);
 }
 
-int sim_disk_sync_begin(int fd, uint64_t *sync) {
-    int error = sim_inode_of(fd) ? fault(SIM_CALL_SYNC) : -EBADF;
-    if (error)
-        return error;
+int sim_disk_sync_begin(enum sim_site site, int fd, uint64_t *sync) {
+    struct sim_inode *inode = sim_inode_of(fd);
+    if (!inode)
+        return -EBADF;
+    if (sim_fault_at(site, BIT(SIM_EIO)) == SIM_EIO) {
+        for (struct sim_page *page = inode->unsynced; page; page = page->next)
+            for (struct sim_version *version = page->newest; version; version = version->older)
+                version->doomed = true;
+        return -EIO;
+    }
     *sync = ++disk.next_order; /* what is done by now, has a lower number */
     sim_disk_point(SIM_SYNC);
     return 0;
@@ -308,6 +456,22 @@ static void cut_page(struct sim_page *page, enum sim_cut cut) {
     }
 }
 
+void sim_inode_truncate(struct sim_inode *inode, uint64_t size) {
+    uint8_t whole[SIM_PAGE];
+    for (uint64_t i = size / SIM_PAGE; i < inode->page_room; i++) {
+        const uint8_t *before = seen(inode->pages[i]);
+        size_t keep = i == size / SIM_PAGE ? (size_t)(size % SIM_PAGE) : 0;
+        if (!before || is_zero(before, SIM_PAGE))
+            continue;
+        memset(whole, 0, SIM_PAGE);
+        memcpy(whole, before, keep);
+        add_version(inode, inode->pages[i], whole, ++disk.next_order);
+        inode->pages[i]->newest->done = ++disk.next_order;
+    }
+    inode->size = size;
+    sim_disk_point(SIM_WRITE);
+}
+
 void sim_inode_cut(struct sim_inode *inode, enum sim_cut cut) {
     while (inode->unsynced) {
         struct sim_page *page = inode->unsynced;
@@ -337,7 +501,7 @@ uint64_t sim_inode_hash(const struct sim_inode *inode, uint64_t seed) {
 void sim_disk_cut(enum sim_cut cut) {
     sim_names_cut(cut);
     disk.point = NULL;
-    sim_disk_mend();
+    sim_fault_mend();
 }
 
 uint64_t sim_disk_hash(void) {

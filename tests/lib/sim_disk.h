@@ -8,6 +8,9 @@
  *
  *   write begun -> version, not done -> done -> (sync begun and ended later) durable
  *
+ * Faults are armed by sim_faults.h. After a failed sync what it should have made durable is never
+ * made so by a later one, though readers still see it: so it is with a page cache.
+ *
  * Calls go here by the wraps of sim_wraps.cmake (open, pread, fsync, renameat, ...) and, from
  * loops, by the simulated backend (sim_loop.c). Every step that a power cut can come between is a
  * point: sim_disk_on_point. Paths are absolute; descriptors are numbers of our own. */
@@ -17,6 +20,8 @@
 #include <stdbool.h>
 #include <stddef.h>
 #include <stdint.h>
+
+#include "sim_faults.h"
 
 enum sim_point { SIM_WRITE, SIM_SYNC, SIM_SYNCED, SIM_NAME, SIM_COMMIT, SIM_COMMITTED, SIM_POINTS };
 
@@ -40,20 +45,40 @@ void sim_disk_cut(enum sim_cut cut);
 /* XXH3 of all that is durable: names, sizes, pages. */
 uint64_t sim_disk_hash(void);
 
-/* Faults: the `after`-th call from now on (0: the next) fails with -error, once or for good. */
-enum sim_call { SIM_CALL_READ, SIM_CALL_WRITE, SIM_CALL_SYNC, SIM_CALLS };
-void sim_disk_fail(enum sim_call call, uint64_t after, int error, bool for_good);
-void sim_disk_mend(void);
-/* How many fired since this was asked last. */
-uint64_t sim_disk_fired(enum sim_call call);
+/* What faults did to bytes that were durable, or should have been. */
+struct sim_damage {
+    unsigned rots, misdirected; /* since the disk was made or forgiven */
+    bool log;                   /* one of them hit a segment of the log */
+};
+const struct sim_damage *sim_disk_damage(void);
+/* Rot at rest: some durable page of a store that is not open. False if there is none. */
+bool sim_disk_rot(void);
+/* Pages that have rotted, and were not written since, are as they were. */
+void sim_disk_unrot(void);
+void sim_disk_forgive(void);
 
-/* Transfers for the simulated loop. A write is begun, and done later; a sync is begun (what is done
- * by then), and ended later. -errno from an injected fault. */
-long sim_disk_read(int fd, void *buffer, size_t length, uint64_t offset);
-long sim_disk_write_begin(int fd, const void *buffer, size_t length, uint64_t offset,
-                          uint64_t *write);
+/* A file whose content is made when it is read; `fill` gives a page of it. */
+typedef void sim_disk_fill(uint64_t seed, uint64_t page, uint8_t out[4096]);
+void sim_disk_make_file(const char *path, uint64_t size, sim_disk_fill *fill, uint64_t seed);
+
+/* Segments of the log: those whose last blocks were written with something, those whose file got a
+ * new name. Shared by all processes of a run. */
+struct sim_disk_counts {
+    _Atomic uint64_t full, recycled;
+};
+void sim_disk_count_in(struct sim_disk_counts *counts);
+
+/* The names in a folder: calls back with each. */
+typedef void sim_disk_visit(void *context, const char *name);
+void sim_disk_list(const char *folder, sim_disk_visit *visit, void *context);
+
+/* Transfers, for the file calls and the simulated loop: `site` says whose faults they meet. A write
+ * is begun, and done later; a sync is begun (what is done by then), and ended later. -errno. */
+long sim_disk_read(enum sim_site site, int fd, void *buffer, size_t length, uint64_t offset);
+long sim_disk_write_begin(enum sim_site site, int fd, const void *buffer, size_t length,
+                          uint64_t offset, uint64_t *write);
 void sim_disk_write_done(int fd, uint64_t write, bool durable);
-int sim_disk_sync_begin(int fd, uint64_t *sync);
+int sim_disk_sync_begin(enum sim_site site, int fd, uint64_t *sync);
 void sim_disk_sync_done(int fd, uint64_t sync);
 
 #endif

@@ -17,6 +17,7 @@
 #include <sys/uio.h>
 #include <unistd.h>
 
+#include "base/log.h"
 #include "sim_inode.h"
 #include "sim_threads.h"
 
@@ -81,12 +82,16 @@ static int open_at(int folder, const char *name, int flags) {
     char path[PATH_BYTES];
     struct sim_inode *inode;
     int error = sim_names_find(path_in(folder, name, path), &inode);
-    if (error == -ENOENT && flags & O_CREAT)
-        error = sim_names_create(path, false, &inode);
-    else if (!error && (flags & (O_CREAT | O_EXCL)) == (O_CREAT | O_EXCL))
+    if (error == -ENOENT && flags & O_CREAT) {
+        error = sim_fault_error(SIM_AT_CREATE);
+        if (!error)
+            error = sim_names_create(path, false, &inode);
+    } else if (!error && (flags & (O_CREAT | O_EXCL)) == (O_CREAT | O_EXCL))
         error = -EEXIST;
     else if (!error && flags & O_DIRECTORY && !inode->folder)
         error = -ENOTDIR;
+    if (!error && flags & O_TRUNC)
+        sim_inode_truncate(inode, 0);
     if (error)
         return answer(error);
     for (int i = 0; i < MOST_FDS; i++) {
@@ -125,13 +130,13 @@ int __wrap_flock(int fd, int operation) {
 
 ssize_t __wrap_pread(int fd, void *buffer, size_t length, off_t offset) {
     take_time();
-    long result = sim_disk_read(fd, buffer, length, (uint64_t)offset);
+    long result = sim_disk_read(SIM_AT_PREAD, fd, buffer, length, (uint64_t)offset);
     return result < 0 ? answer(result) : result;
 }
 
 ssize_t __wrap_pwrite(int fd, const void *buffer, size_t length, off_t offset) {
     uint64_t write;
-    long result = sim_disk_write_begin(fd, buffer, length, (uint64_t)offset, &write);
+    long result = sim_disk_write_begin(SIM_AT_PWRITE, fd, buffer, length, (uint64_t)offset, &write);
     if (result < 0)
         return answer(result);
     take_time();
@@ -152,7 +157,7 @@ ssize_t __wrap_write(int fd, const void *buffer, size_t length) {
 
 int __wrap_fsync(int fd) {
     uint64_t sync;
-    int error = sim_disk_sync_begin(fd, &sync);
+    int error = sim_disk_sync_begin(SIM_AT_FSYNC, fd, &sync);
     if (error)
         return answer(error);
     take_time();
@@ -166,8 +171,9 @@ int __wrap_fdatasync(int fd) {
 
 static int grow(int fd, off_t offset, off_t length) {
     struct sim_inode *inode = sim_inode_of(fd);
-    if (!inode)
-        return -EBADF;
+    int error = inode ? sim_fault_error(SIM_AT_FALLOCATE) : -EBADF;
+    if (error)
+        return error;
     if ((uint64_t)(offset + length) > inode->size)
         inode->size = (uint64_t)(offset + length);
     return 0;
@@ -219,30 +225,39 @@ int __wrap_rmdir(const char *path) {
     return answer(sim_names_remove(path));
 }
 
+static int remove_name(const char *path) {
+    int error = sim_fault_error(SIM_AT_UNLINK);
+    return answer(error ? error : sim_names_remove(path));
+}
+
 int __wrap_unlinkat(int folder, const char *name, int flags) {
     char path[PATH_BYTES];
     (void)flags;
-    return answer(sim_names_remove(path_in(folder, name, path)));
+    return remove_name(path_in(folder, name, path));
 }
 
 int __wrap_unlink(const char *path) {
-    return answer(sim_names_remove(path));
+    return remove_name(path);
+}
+
+static int rename_to(const char *from, const char *to, bool replace) {
+    int error = sim_fault_error(SIM_AT_RENAME);
+    return answer(error ? error : sim_names_rename(from, to, replace));
 }
 
 int __wrap_renameat(int from, const char *from_name, int to, const char *to_name) {
     char from_path[PATH_BYTES], to_path[PATH_BYTES];
-    return answer(
-        sim_names_rename(path_in(from, from_name, from_path), path_in(to, to_name, to_path), true));
+    return rename_to(path_in(from, from_name, from_path), path_in(to, to_name, to_path), true);
 }
 
 int __wrap_renameat2(int from, const char *from_name, int to, const char *to_name, unsigned flags) {
     char from_path[PATH_BYTES], to_path[PATH_BYTES];
-    return answer(sim_names_rename(path_in(from, from_name, from_path),
-                                   path_in(to, to_name, to_path), !(flags & RENAME_NOREPLACE)));
+    return rename_to(path_in(from, from_name, from_path), path_in(to, to_name, to_path),
+                     !(flags & RENAME_NOREPLACE));
 }
 
 int __wrap_rename(const char *from, const char *to) {
-    return answer(sim_names_rename(from, to, true));
+    return rename_to(from, to, true);
 }
 
 int __wrap_statvfs(const char *path, struct statvfs *out) {
@@ -309,11 +324,60 @@ int __wrap_closedir(DIR *folder) {
 
 /* ---- the rest -------------------------------------------------------------------------------- */
 
+int __wrap_ftruncate(int fd, off_t length) {
+    struct sim_inode *inode = sim_inode_of(fd);
+    if (!inode)
+        return answer(-EBADF);
+    sim_inode_truncate(inode, (uint64_t)length);
+    return 0;
+}
+
+off_t __real_lseek(int fd, off_t offset, int whence);
+off_t __wrap_lseek(int fd, off_t offset, int whence) {
+    struct descriptor *descriptor = descriptor_of(fd);
+    if (!descriptor)
+        return __real_lseek(fd, offset, whence);
+    off_t size = (off_t)descriptor->inode->size;
+    switch (whence) {
+    case SEEK_SET:
+    case SEEK_CUR:
+    case SEEK_END:
+        descriptor->at = (uint64_t)(offset + (whence == SEEK_END   ? size
+                                              : whence == SEEK_CUR ? (off_t)descriptor->at
+                                                                   : 0));
+        return (off_t)descriptor->at;
+    case SEEK_DATA:
+        return offset < size ? offset : answer(-ENXIO);
+    case SEEK_HOLE:
+        return offset < size ? size : answer(-ENXIO);
+    default:
+        return answer(-EINVAL);
+    }
+}
+
+/* The number of processors decides how many threads an import has: the same everywhere. */
+long __real_sysconf(int name);
+long __wrap_sysconf(int name) {
+    return sim_running() && name == _SC_NPROCESSORS_ONLN ? 2 : __real_sysconf(name);
+}
+
 ssize_t __wrap_getrandom(void *buffer, size_t length, unsigned flags) {
     (void)flags;
     for (size_t i = 0; i < length; i++)
         ((uint8_t *)buffer)[i] = (uint8_t)sim_random();
     return (ssize_t)length;
+}
+
+/* Thousands of errors are expected: said only to who asks for them. */
+void __wrap_gild_log(enum gild_log_level level, const char *format, ...) {
+    va_list arguments;
+    (void)level;
+    if (!getenv("GILD_LOG"))
+        return;
+    va_start(arguments, format);
+    vfprintf(stderr, format, arguments);
+    va_end(arguments);
+    fputc('\n', stderr);
 }
 
 int __wrap_posix_fadvise(int fd, off_t offset, off_t length, int advice) {

@@ -14,6 +14,7 @@ struct sim_version {
     struct sim_version *older;
     uint64_t write; /* that made it */
     uint64_t done;  /* when it was done, in the order of the disk's events; 0: under way */
+    bool doomed;    /* a sync failed over it: no later one makes it durable */
     uint8_t bytes[SIM_PAGE];
 };
 
@@ -31,10 +32,20 @@ struct sim_inode {
     struct sim_page **pages;
     uint64_t page_room;
     struct sim_page *unsynced;
+    bool log, rots;      /* a segment of the log; a file that faults may change */
+    sim_disk_fill *fill; /* NULL: content is in the pages */
+    uint64_t seed;
 };
 
+void sim_disk_renamed(const struct sim_inode *inode);
 /* NULL: no such descriptor. */
 struct sim_inode *sim_inode_of(int fd);
+/* Bytes of a durable page change by themselves. */
+void sim_inode_rot(struct sim_inode *inode, uint64_t page);
+/* Some page that could; false: none. */
+bool sim_inode_rottable(const struct sim_inode *inode, uint64_t *page);
+/* What lies beyond is gone for readers at once, durably with the next sync. */
+void sim_inode_truncate(struct sim_inode *inode, uint64_t size);
 void sim_inode_cut(struct sim_inode *inode, enum sim_cut cut);
 uint64_t sim_inode_hash(const struct sim_inode *inode, uint64_t seed);
 
@@ -48,6 +59,8 @@ int sim_names_remove(const char *path);
 const char *sim_names_in(const char *folder, unsigned index);
 /* A sync of the folder's inode: its names are durable. Of a file: nothing. */
 void sim_names_settle(const struct sim_inode *folder);
+/* A file that faults may change, drawn from the seed; NULL: none. */
+struct sim_inode *sim_names_pick(void);
 void sim_names_cut(enum sim_cut cut);
 uint64_t sim_names_hash(void);
 

@@ -40,7 +40,8 @@ struct gild_kv_txn {
     struct instant *made; /* NULL: reads only */
 };
 
-static struct instant *committed, *under_way;
+/* in_doubt: its commit failed, and may still be found after a power cut. */
+static struct instant *committed, *under_way, *in_doubt;
 
 static void *need(void *memory) {
     if (!memory)
@@ -50,13 +51,19 @@ static void *need(void *memory) {
 
 void sim_kv_make(void) {
     committed = need(calloc(1, sizeof *committed));
-    under_way = NULL;
+    under_way = in_doubt = NULL;
 }
 
 void sim_kv_cut(void) {
-    if (under_way && sim_chance(500))
+    if (in_doubt && sim_chance(500))
+        committed = in_doubt;
+    else if (under_way && sim_chance(500))
         committed = under_way;
-    under_way = NULL;
+    under_way = in_doubt = NULL;
+}
+
+uint64_t sim_kv_count(unsigned table) {
+    return committed->tables[table].count;
 }
 
 uint64_t sim_kv_hash(void) {
@@ -72,25 +79,35 @@ uint64_t sim_kv_hash(void) {
 /* ---- life ------------------------------------------------------------------------------------ */
 
 /* The file that a store looks for before it opens its catalogue. */
-static void make_file(const char *folder) {
+static int make_file(const char *folder) {
     char path[256];
     snprintf(path, sizeof path, "%s/data.mdb", folder);
-    int fd = open(path, O_RDWR | O_CREAT, 0600);
-    if (fd < 0 || write(fd, "simulated", 9) != 9 || fsync(fd))
-        abort();
+    int fd = open(path, O_RDWR), folder_fd;
+    if (fd >= 0) {
+        close(fd);
+        return 0;
+    }
+    fd = open(path, O_RDWR | O_CREAT, 0600);
+    if (fd < 0)
+        return -errno;
+    int err = write(fd, "simulated", 9) != 9 || fsync(fd) ? -errno : 0;
     close(fd);
-    fd = open(folder, O_RDONLY | O_DIRECTORY);
-    if (fd < 0 || fsync(fd))
-        abort();
-    close(fd);
+    folder_fd = open(folder, O_RDONLY | O_DIRECTORY);
+    if (!err && (folder_fd < 0 || fsync(folder_fd)))
+        err = -errno;
+    if (folder_fd >= 0)
+        close(folder_fd);
+    return err;
 }
 
 int gild_kv_open(struct gild_kv **out, const char *folder, const struct gild_kv_schema *schema,
                  uint64_t map_bytes, struct gild_error *error) {
-    (void)schema, (void)map_bytes, (void)error;
+    (void)schema, (void)map_bytes;
+    int err = make_file(folder);
+    if (err)
+        return gild_fail(error, GILD_FAILED, -err, "the catalogue can not be made");
     struct gild_kv *kv = need(calloc(1, sizeof *kv));
     pthread_mutex_init(&kv->writing, NULL);
-    make_file(folder);
     *out = kv;
     return 0;
 }
@@ -146,12 +163,19 @@ int gild_kv_begin(struct gild_kv *kv, bool write, struct gild_kv_txn **out) {
 }
 
 int gild_kv_commit(struct gild_kv_txn *txn) {
+    int error = txn->made ? sim_fault_error(SIM_AT_COMMIT) : 0;
+    if (error) {
+        if (error == -EIO && sim_chance(500))
+            in_doubt = txn->made;
+        gild_kv_abort(txn);
+        return error;
+    }
     if (txn->made) {
         under_way = txn->made;
         sim_disk_point(SIM_COMMIT);
         sim_wait(txn, sim_now_ns() + 50000 + sim_below(500000));
         committed = under_way;
-        under_way = NULL;
+        under_way = in_doubt = NULL;
         txn->made = NULL;
         sim_disk_point(SIM_COMMITTED);
         pthread_mutex_unlock(&txn->kv->writing);
@@ -195,6 +219,12 @@ static size_t find(const struct table *table, const void *key, size_t key_length
             low = middle + 1;
     }
     return low;
+}
+
+bool sim_kv_has(unsigned table, const void *key, size_t key_length) {
+    bool same;
+    find(&committed->tables[table], key, key_length, &same);
+    return same;
 }
 
 int gild_kv_get(struct gild_kv_txn *txn, unsigned table, const void *key, size_t key_length,

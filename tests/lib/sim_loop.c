@@ -58,14 +58,16 @@ static void begin(struct transfer *transfer) {
         transfer->result = 0;
         for (unsigned i = 0; i < io->vector_count && transfer->result >= 0; i++) {
             /* One vector is what the engine's log writes; more would be several writes. */
-            long part = sim_disk_write_begin(io->fd, io->vectors[i].iov_base,
+            long part = sim_disk_write_begin(SIM_AT_LOOP_WRITE, io->fd, io->vectors[i].iov_base,
                                              io->vectors[i].iov_len, offset, &transfer->token);
             transfer->result = part < 0 ? part : transfer->result + part;
             offset += io->vectors[i].iov_len;
+            if (part >= 0 && (size_t)part < io->vectors[i].iov_len)
+                break;
         }
         break;
     case IO_FDATASYNC:
-        transfer->result = sim_disk_sync_begin(io->fd, &transfer->token);
+        transfer->result = sim_disk_sync_begin(SIM_AT_LOOP_SYNC, io->fd, &transfer->token);
         break;
     default:
         fprintf(stderr, "simulation: a loop does I/O of kind %u\n", io->kind);
@@ -79,14 +81,16 @@ static void end(struct io_backend *backend, struct transfer *transfer) {
         uint64_t offset = io->offset;
         transfer->result = 0;
         for (unsigned i = 0; i < io->vector_count; i++) {
-            long part =
-                sim_disk_read(io->fd, io->vectors[i].iov_base, io->vectors[i].iov_len, offset);
+            long part = sim_disk_read(SIM_AT_LOOP_READ, io->fd, io->vectors[i].iov_base,
+                                      io->vectors[i].iov_len, offset);
             if (part < 0 && !transfer->result)
                 transfer->result = part;
             if (part <= 0)
                 break;
             transfer->result += part;
             offset += (uint64_t)part;
+            if ((size_t)part < io->vectors[i].iov_len)
+                break;
         }
     } else if (io->kind == IO_WRITE && transfer->result >= 0) {
         sim_disk_write_done(io->fd, transfer->token, io->flags & IO_DSYNC);

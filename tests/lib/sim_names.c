@@ -123,6 +123,8 @@ int sim_names_create(const char *path, bool folder, struct sim_inode **out) {
         abort();
     inode->folder = folder;
     inode->number = ++names.next_number;
+    inode->log = strstr(path, "/log/") != NULL;
+    inode->rots = !folder && (inode->log || strstr(path, "/packs/") || strstr(path, "/maps/"));
     strcpy(step.path[0], path);
     step.inode[0] = inode;
     *out = inode;
@@ -144,6 +146,7 @@ int sim_names_rename(const char *from, const char *to, bool replace) {
     strcpy(step.path[0], from);
     strcpy(step.path[1], to);
     step.inode[1] = name->inode;
+    sim_disk_renamed(name->inode);
     return take_step(&step);
 }
 
@@ -164,6 +167,15 @@ const char *sim_names_in(const char *folder, unsigned index) {
             return path + strlen(of) + 1;
     }
     return NULL;
+}
+
+struct sim_inode *sim_names_pick(void) {
+    struct sim_inode *picked = NULL;
+    uint64_t count = 0, page;
+    for (unsigned i = 0; i < names.seen.count; i++)
+        if (sim_inode_rottable(names.seen.list[i].inode, &page) && sim_below(++count) == 0)
+            picked = names.seen.list[i].inode;
+    return picked;
 }
 
 static bool touches(const struct step *step, const char *folder) {

@@ -28,8 +28,9 @@ struct thread {
     const void *object;
     uint64_t until_ns;
     bool late;
+    bool gone; /* the real thread is joined */
     void *(*entry)(void *);
-    void *argument;
+    void *argument, *result;
 };
 
 static struct {
@@ -69,6 +70,7 @@ static struct thread *add_thread(void) {
     for (unsigned i = 0; i < world.count; i++)
         if (world.threads[i]->state == JOINED) {
             world.threads[i]->state = RUNNABLE;
+            world.threads[i]->gone = false;
             return world.threads[i];
         }
     struct thread *thread = calloc(1, sizeof *thread);
@@ -145,6 +147,18 @@ void sim_after_fork(uint64_t seed) {
     world.count = 0;
     world.current = self = 0;
     add_thread()->real = pthread_self();
+}
+
+static void see_off(struct thread *thread) {
+    if (!thread->gone)
+        __real_pthread_join(thread->real, NULL);
+    thread->gone = true;
+}
+
+void sim_settle_threads(void) {
+    for (unsigned i = 0; i < world.count; i++)
+        if (world.threads[i]->state == ENDED)
+            see_off(world.threads[i]);
 }
 
 bool sim_wait(const void *object, uint64_t until_ns) {
@@ -354,7 +368,7 @@ static void *begin_thread(void *context) {
         self++;
     while (world.current != self)
         __real_pthread_cond_wait(&me->go, &world.baton);
-    void *result = me->entry(me->argument);
+    void *result = me->result = me->entry(me->argument);
     me->state = ENDED;
     sim_wake(me);
     world.current = choose();
@@ -386,10 +400,13 @@ int __wrap_pthread_join(pthread_t real, void **result) {
             thread = world.threads[i];
     while (thread && thread->state != ENDED)
         sim_wait(thread, SIM_FOREVER);
-    int error = __real_pthread_join(real, result);
-    if (thread)
-        thread->state = JOINED;
-    return error;
+    if (!thread)
+        return ESRCH;
+    see_off(thread);
+    thread->state = JOINED;
+    if (result)
+        *result = thread->result;
+    return 0;
 }
 
 int __wrap_clock_gettime(clockid_t clock, struct timespec *out) {

@@ -29,6 +29,10 @@ bool sim_running(void);
 /* In the child of a fork, before anything else. A new seed for what follows. */
 void sim_after_fork(uint64_t seed);
 
+/* Before a fork: threads that have ended are really gone, with all that the C library and others
+ * keep for them (whose locks the child would find taken for ever). */
+void sim_settle_threads(void);
+
 /* Waits until somebody wakes `object`, or the virtual clock reaches until_ns: true if that came
  * first. Aborts with a picture of all threads when nobody could ever go on. */
 bool sim_wait(const void *object, uint64_t until_ns);

@@ -1,2 +1,1 @@
-sim_test(sim "--histories 2000" ${CMAKE_CURRENT_SOURCE_DIR}/sim/test_sim.c
-         ${CMAKE_CURRENT_SOURCE_DIR}/sim/machine.c ${CMAKE_CURRENT_SOURCE_DIR}/sim/oracle.c)
+sim_test(sim "--histories 2000" ${CMAKE_CURRENT_SOURCE_DIR}/sim/test_sim.c)
