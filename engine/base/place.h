@@ -6,6 +6,7 @@
  *   type 2  0                                zero: reads zero, allocated
  *   type 3  serial (44)        | offset (16)  log: segment serial, block offset in the segment
  *   type 4  pack (28) | group (28) | slot (4) pack: logical, survives compaction
+ *   type 5  0                                lost to damage: a read is EIO until it is overwritten
  */
 #ifndef GILD_PLACE_H
 #define GILD_PLACE_H
@@ -19,6 +20,7 @@ enum gild_place_type {
     GILD_PLACE_ZERO = 2,
     GILD_PLACE_LOG = 3,
     GILD_PLACE_PACK = 4,
+    GILD_PLACE_LOST = 5,
 };
 
 #define GILD_GROUP_BLOCKS 16u

@@ -9,6 +9,7 @@ static uint32_t flags_of(uint64_t place) {
     switch (gild_place_type(place)) {
     case GILD_PLACE_LOG:
     case GILD_PLACE_PACK:
+    case GILD_PLACE_LOST: /* a reader shall see the error, not zeroes */
         return 0;
     case GILD_PLACE_ZERO:
         return GILD_EXTENT_ZERO;

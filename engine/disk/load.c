@@ -190,6 +190,12 @@ enum load load_sealed_leaf(struct gild_op *op, uint64_t leaf_index,
     *entry = NULL;
     if (!page)
         return LOAD_READY;
+    if (page == GILD_SEALED_LOST) {
+        disk_op_fail(op, -EIO, "a part of the image that is known to be lost");
+        op->state = OP_WAIT_NODE;
+        gild_loop_post(reactor_of(op)->loop, &op->task);
+        return LOAD_WAIT;
+    }
     struct node_want want = {
         .key = gild_cache_key(GILD_CACHE_SEALED_MAP, map->map_id, page),
         .fd = map->fd,

@@ -221,6 +221,9 @@ static enum load walk_leaf(struct gild_op *op, uint64_t end_bytes, struct log_ru
         case GILD_PLACE_LOG:
             add_log(op, run, block, place, check, skip, bytes);
             break;
+        case GILD_PLACE_LOST:
+            disk_op_fail(op, -EIO, "data that is known to be lost");
+            break;
         default:
             add_zeroes(op, bytes);
             break;

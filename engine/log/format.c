@@ -77,6 +77,34 @@ void gild_batch_seal(struct gild_batch_header *header) {
     header->check = block_check(header, header->serial);
 }
 
+static unsigned filter_bits(uint64_t delta, unsigned *second) {
+    uint64_t hash = mix(mix(delta + 0x3c6ef372));
+    *second = (unsigned)(hash >> 8) & 0xff;
+    return (unsigned)hash & 0xff;
+}
+
+void gild_batch_filter(const struct gild_batch_header *header, uint64_t filter[GILD_FILTER_WORDS]) {
+    uint64_t last = 0; /* no delta has it; neighbours are mostly of one disk */
+    memset(filter, 0, GILD_FILTER_WORDS * sizeof *filter);
+    for (uint32_t i = 0; i < header->entry_count; i++) {
+        if (header->entries[i].delta == last)
+            continue;
+        last = header->entries[i].delta;
+        unsigned second, first = filter_bits(last, &second);
+        filter[first / 64] |= 1ull << first % 64;
+        filter[second / 64] |= 1ull << second % 64;
+    }
+}
+
+bool gild_batch_filter_may_have(const uint64_t filter[GILD_FILTER_WORDS], uint64_t delta) {
+    unsigned second, first = filter_bits(delta, &second);
+    return filter[first / 64] >> first % 64 & filter[second / 64] >> second % 64 & 1;
+}
+
+bool gild_batch_filter_known(const uint64_t filter[GILD_FILTER_WORDS]) {
+    return filter[0] | filter[1] | filter[2] | filter[3];
+}
+
 bool gild_batch_valid(const struct gild_batch_header *header, const uint8_t store_id[16],
                       uint64_t serial, uint32_t blocks, uint32_t offset) {
     return header->magic == GILD_BATCH_MAGIC && header->serial == serial &&

@@ -16,6 +16,9 @@
 #define GILD_BATCH_ENTRIES 124u
 #define GILD_BATCH_BYTES ((1u + GILD_BATCH_ENTRIES) * GILD_LOG_BLOCK)
 
+/* A batch's filter of deltas: a Bloom filter of 256 bits, two a delta. */
+#define GILD_FILTER_WORDS 4u
+
 #define GILD_SEGMENT_MAGIC 0x31474553444c4947ull /* "GILDSEG1" */
 #define GILD_BATCH_MAGIC 0x31544142444c4947ull   /* "GILDBAT1" */
 #define GILD_LOG_VERSION 1u
@@ -62,7 +65,10 @@ struct gild_batch_header {
     uint32_t entry_count;
     uint32_t payload_blocks;
     uint32_t reserved;
-    uint8_t unused[128 - 88];
+    uint64_t reserved2;
+    /* Of the batch before in the stream: should its header rot, this tells which disks it can have
+     * been of. All zero: unknown. A compatible addition. */
+    uint64_t previous_filter[GILD_FILTER_WORDS];
     struct gild_log_entry entries[GILD_BATCH_ENTRIES];
 };
 
@@ -88,6 +94,11 @@ uint32_t gild_batch_add(struct gild_batch_header *header, enum gild_entry_kind k
                         uint64_t block, uint32_t count, const void *payload);
 /* Clears the unused entries and sets the check: nothing of the header may change afterwards. */
 void gild_batch_seal(struct gild_batch_header *header);
+/* The filter of the deltas that a sealed batch has entries of, and whether one may be among them.
+ */
+void gild_batch_filter(const struct gild_batch_header *header, uint64_t filter[GILD_FILTER_WORDS]);
+bool gild_batch_filter_may_have(const uint64_t filter[GILD_FILTER_WORDS], uint64_t delta);
+bool gild_batch_filter_known(const uint64_t filter[GILD_FILTER_WORDS]);
 /* Is this a whole header of segment `serial`, which has `blocks`, at `offset`? Bounds of its counts
  * are checked too. */
 bool gild_batch_valid(const struct gild_batch_header *header, const uint8_t store_id[16],

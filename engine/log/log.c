@@ -61,6 +61,7 @@ struct gild_log {
     struct batch *open;
     uint64_t last_lsn; /* of the newest batch, open or not */
     uint64_t last_check;
+    uint64_t last_filter[GILD_FILTER_WORDS];
     uint64_t written, durable;
     int failure;
     unsigned writing;
@@ -265,7 +266,9 @@ static void seal(struct gild_log *log, enum how how) {
     struct gild_batch_header *header = batch->header;
     header->previous_check = log->last_check;
     header->durable_lsn = log->durable;
+    memcpy(header->previous_filter, log->last_filter, sizeof log->last_filter);
     gild_batch_seal(header);
+    gild_batch_filter(header, log->last_filter);
     log->last_check = header->check;
     log->at += 1 + header->payload_blocks;
     log->segment->last_lsn = batch->lsn;

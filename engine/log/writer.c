@@ -55,7 +55,9 @@ static int write_batch(struct gild_log_writer *writer) {
     writer->open = false;
     header->previous_check = writer->last_check;
     header->durable_lsn = writer->durable;
+    memcpy(header->previous_filter, writer->last_filter, sizeof writer->last_filter);
     gild_batch_seal(header);
+    gild_batch_filter(header, writer->last_filter);
     writer->last_check = header->check;
     int err = gild_file_write(writer->segment->fd, header,
                               (1u + header->payload_blocks) * (size_t)GILD_LOG_BLOCK,

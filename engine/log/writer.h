@@ -10,6 +10,7 @@ struct gild_log_writer {
     struct gild_segments *segments;
     uint8_t store_id[16];
     uint64_t stream, lsn, last_check, durable;
+    uint64_t last_filter[GILD_FILTER_WORDS];
     bool holds_nodes;
     struct gild_segment *segment; /* NULL until the first append */
     uint32_t at;

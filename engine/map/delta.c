@@ -260,6 +260,27 @@ enum gild_map_step gild_delta_install(struct gild_delta_map *map, const struct g
     return GILD_MAP_READY;
 }
 
+enum gild_map_step gild_delta_lose(struct gild_delta_map *map, const struct gild_map_need *need) {
+    uint64_t lost = gild_place_of_type(GILD_PLACE_LOST);
+    if (need->kind == GILD_NODE_DIR) {
+        if (map->dirs[need->index] != need->place)
+            return GILD_MAP_READY;
+        map->dirs[need->index] = lost;
+        map->roots_dirty = true;
+    } else {
+        struct gild_page *dir;
+        struct gild_map_need again;
+        enum gild_map_step step = dir_writable(map, need->index / GILD_DIR_REFS, &dir, &again);
+        if (step != GILD_MAP_READY)
+            return step;
+        if (dir->dir.ref[need->index % GILD_DIR_REFS] != need->place)
+            return GILD_MAP_READY;
+        dir->dir.ref[need->index % GILD_DIR_REFS] = lost;
+    }
+    map->count(map->context, need->place, -1);
+    return GILD_MAP_READY;
+}
+
 void gild_delta_set(struct gild_delta_map *map, struct gild_page *leaf, uint64_t block,
                     uint64_t place, uint32_t check) {
     uint32_t slot = block % GILD_LEAF_BLOCKS;

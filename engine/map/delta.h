@@ -106,9 +106,9 @@ struct gild_map_need {
     enum gild_node_kind kind;
 };
 
-/* Where leaf `leaf_index` is, for reading: READY: *ref is PARENT, HOLE, ZERO, an in-memory page
- * (gild_ref_page(ref)->leaf) or a LOG place of the leaf's node. NEED_NODE: the directory must be
- * looked into; its ref[leaf_index % GILD_DIR_REFS] is the answer. */
+/* Where leaf `leaf_index` is, for reading: READY: *ref is PARENT, HOLE, ZERO, LOST, an in-memory
+ * page (gild_ref_page(ref)->leaf) or a LOG place of the leaf's node. NEED_NODE: the directory must
+ * be looked into; its ref[leaf_index % GILD_DIR_REFS] is the answer. */
 enum gild_map_step gild_delta_look(struct gild_delta_map *map, uint64_t leaf_index, uint64_t *ref,
                                    struct gild_map_need *need);
 
@@ -121,6 +121,10 @@ enum gild_map_step gild_delta_writable(struct gild_delta_map *map, uint64_t leaf
  * READY also when somebody else has installed or superseded it in the meantime. */
 enum gild_map_step gild_delta_install(struct gild_delta_map *map, const struct gild_map_need *need,
                                       const void *page);
+
+/* The node that a need names is rotten: all that it covers becomes LOST (reads are EIO until it is
+ * overwritten). What it named is not uncounted, since nobody knows it. For a repair. */
+enum gild_map_step gild_delta_lose(struct gild_delta_map *map, const struct gild_map_need *need);
 
 /* Sets one block of a writable leaf, counting the old and the new place. */
 void gild_delta_set(struct gild_delta_map *map, struct gild_page *leaf, uint64_t block,

@@ -70,17 +70,23 @@ static int read_directories(struct gild_sealed_map *map, const struct map_footer
             uint64_t dir = r * GILD_DIR_REFS + i;
             if (!root->ref[i])
                 continue;
-            if (dir >= map->dir_count || root->ref[i] >= footer->pages)
+            bool lost = root->ref[i] == GILD_SEALED_LOST;
+            if (dir >= map->dir_count || (!lost && root->ref[i] >= footer->pages))
                 return -EBADMSG;
             void *page = gild_file_buffer(GILD_NODE_BYTES);
             if (!page)
                 return -ENOMEM;
             map->dirs[dir] = page;
+            if (lost) {
+                memset(map->dirs[dir]->ref, 0xff, sizeof map->dirs[dir]->ref);
+                continue;
+            }
             err = read_page(map->fd, root->ref[i], page);
             if (!err)
                 err = gild_node_verify(page, GILD_NODE_DIR, map->map_id, dir);
             for (uint32_t j = 0; !err && j < GILD_DIR_REFS; j++)
-                if (map->dirs[dir]->ref[j] >= footer->pages)
+                if (map->dirs[dir]->ref[j] >= footer->pages &&
+                    map->dirs[dir]->ref[j] != GILD_SEALED_LOST)
                     err = -EBADMSG;
             if (err)
                 return err;
@@ -136,6 +142,18 @@ void gild_sealed_close(struct gild_sealed_map *map) {
     free(map);
 }
 
+static int read_leaf(const struct gild_sealed_map *map, uint64_t leaf_index, uint64_t at,
+                     struct gild_leaf *leaf) {
+    if (at == GILD_SEALED_LOST) {
+        memset(leaf, 0, sizeof *leaf);
+        for (unsigned i = 0; i < GILD_LEAF_BLOCKS; i++)
+            leaf->place[i] = gild_place_of_type(GILD_PLACE_LOST);
+        return 0;
+    }
+    int err = read_page(map->fd, at, leaf);
+    return err ? err : gild_node_verify(leaf, GILD_NODE_LEAF, map->map_id, leaf_index);
+}
+
 int gild_sealed_walk(const struct gild_sealed_map *map, gild_sealed_visit *visit, void *context) {
     void *page = gild_file_buffer(GILD_NODE_BYTES);
     int err = 0;
@@ -147,11 +165,9 @@ int gild_sealed_walk(const struct gild_sealed_map *map, gild_sealed_visit *visit
         for (uint64_t i = 0; i < GILD_DIR_REFS && !err; i++) {
             uint64_t leaf = dir * GILD_DIR_REFS + i;
             uint64_t at = map->dirs[dir]->ref[i];
-            if (!at)
+            if (!at || leaf >= gild_leaves_of(map->size_bytes))
                 continue;
-            err = read_page(map->fd, at, page);
-            if (!err)
-                err = gild_node_verify(page, GILD_NODE_LEAF, map->map_id, leaf);
+            err = read_leaf(map, leaf, at, page);
             if (!err)
                 err = visit(context, leaf, page);
         }

@@ -32,7 +32,11 @@ int gild_sealed_open(struct gild_sealed_map **out, const char *directory,
                      const uint8_t store_id[16], uint64_t map_id, struct gild_error *error);
 void gild_sealed_close(struct gild_sealed_map *map);
 
-/* The file page of a leaf's node (times GILD_NODE_BYTES is its offset), 0 if all of it is a hole.
+/* In place of a page's number: what it held is lost (a repair has said so). */
+#define GILD_SEALED_LOST UINT64_MAX
+
+/* The file page of a leaf's node (times GILD_NODE_BYTES is its offset), 0 if all of it is a hole,
+ * GILD_SEALED_LOST.
  * Wait-free, any thread. The node's owner is the map id, its index the leaf index. */
 static inline uint64_t gild_sealed_leaf_page(const struct gild_sealed_map *map,
                                              uint64_t leaf_index) {
@@ -42,7 +46,8 @@ static inline uint64_t gild_sealed_leaf_page(const struct gild_sealed_map *map,
     return map->dirs[dir]->ref[leaf_index % GILD_DIR_REFS];
 }
 
-/* Calls back for every leaf in order, read and verified. Blocking; for check and delete. A non-zero
+/* Calls back for every leaf in order, read and verified; for one that is known to be lost with all
+ * of its places LOST. Blocking; for check and delete. A non-zero
  * return of the visitor ends the walk and is returned; -EBADMSG for a rotten leaf. */
 typedef int gild_sealed_visit(void *context, uint64_t leaf_index, const struct gild_leaf *leaf);
 int gild_sealed_walk(const struct gild_sealed_map *map, gild_sealed_visit *visit, void *context);
