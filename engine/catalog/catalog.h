@@ -34,11 +34,38 @@ enum gild_table {
     GILD_TABLE_COUNT,
 };
 
-/* Opens (or makes) the environment in the folder. map_bytes: the most it may ever hold (address
- * space only). A stale reader table is cleared. */
-int gild_catalog_open(struct gild_catalog **out, const char *folder, uint64_t map_bytes,
-                      struct gild_error *error);
+#define GILD_CATALOG_NOTE_BYTES 512u
+
+struct gild_catalog_options {
+    uint64_t map_bytes;  /* the most it may ever hold (address space only) */
+    const char *journal; /* folder of its journal (catalog/journal.h); NULL: none is kept */
+    const void *note;    /* GILD_CATALOG_NOTE_BYTES that the journal keeps for its owner */
+};
+
+/* Opens (or makes) the catalogue in the folder. With a journal, the catalogue is first compared
+ * with it, record by record, in a process of its own: one that is damaged, older than its journal,
+ * or lost while a journal is there, is refused (GILD_CORRUPT) and nothing is written. Blocking. */
+int gild_catalog_open(struct gild_catalog **out, const char *folder,
+                      const struct gild_catalog_options *options, struct gild_error *error);
 void gild_catalog_close(struct gild_catalog *catalog);
+
+/* The comparison alone: 0, or what an open would refuse it for. Nothing is open or written. */
+int gild_catalog_verify(const char *folder, const struct gild_catalog_options *options,
+                        struct gild_error *error);
+
+struct gild_catalog_rebuilt {
+    uint64_t records, transaction; /* what the new one holds, and as of which transaction */
+    uint64_t lost;                 /* transactions after it that the journal has lost, 0 = none */
+};
+/* Makes the catalogue again from its journal; what is in the folder now is set aside under another
+ * name. A crash in between leaves one that an open refuses and this mends. The caller holds the
+ * store's lock and has verified that there is something to mend. Blocking. */
+int gild_catalog_rebuild(const char *folder, const struct gild_catalog_options *options,
+                         struct gild_catalog_rebuilt *rebuilt, struct gild_error *error);
+
+/* The note of the newest whole journal in the folder: 0, -ENOENT, -EBADMSG, ... */
+int gild_catalog_read_note(const char *journal, uint8_t note[GILD_CATALOG_NOTE_BYTES]);
+
 uint64_t gild_catalog_used_bytes(struct gild_catalog *catalog);
 
 int gild_txn_begin(struct gild_catalog *catalog, bool write, struct gild_txn **out);
@@ -68,5 +95,7 @@ int gild_txn_count(struct gild_txn *txn, enum gild_table table, uint64_t *count)
 /* Adds n to the meta counter `name` and gives its value from before (first use: 1). Ids made so are
  * never reused. Write txn. */
 int gild_txn_next_id(struct gild_txn *txn, const char *name, uint64_t n, uint64_t *first);
+/* The highest id given so far, 0 if none was. */
+int gild_txn_last_id(struct gild_txn *txn, const char *name, uint64_t *last);
 
 #endif

@@ -36,9 +36,10 @@
 #define KEY_MAX_BYTES 511u
 #define READERS_MAX 1024u
 #define AHEAD_BYTES (4u << 20)
-#define NO_TABLE 0u    /* LMDB's own numbers begin with 2 */
-#define PROBE_MS 60000 /* no store's catalogue takes as long to walk, unless it leads in circles \
-                        */
+#define NO_TABLE 0u /* LMDB's own numbers begin with 2 */
+#define PROBE_MS                                                                    \
+    60000 /* no store's catalogue takes as long to walk, unless it leads in circles \
+           */
 
 struct gild_kv {
     MDB_env *env;
@@ -76,8 +77,10 @@ static int errno_of(int rc) {
     case MDB_VERSION_MISMATCH:
     case MDB_INCOMPATIBLE:
         return -EUCLEAN;
-    default:
-        return rc > 0 ? -rc : -EIO;
+    case MDB_PANIC:
+        return -EIO;
+    default: /* the other codes of its own can only come of a structure that is not sound */
+        return rc > 0 ? -rc : -EUCLEAN;
     }
 }
 
@@ -435,9 +438,12 @@ static int open_to_look(struct gild_kv *kv, const char *folder, struct said *sai
     struct stat file;
     int rc;
     if ((rc = mdb_env_set_mapsize(kv->env, kv->map_bytes)) ||
-        (rc = mdb_env_set_maxdbs(kv->env, kv->schema->count)) ||
-        (rc = mdb_env_open(kv->env, folder, MDB_RDONLY | MDB_NOLOCK | MDB_NOTLS, 0600)) ||
-        (rc = mdb_env_stat(kv->env, &stat_of_main)) || (rc = mdb_env_get_fd(kv->env, &fd)) ||
+        (rc = mdb_env_set_maxdbs(kv->env, kv->schema->count)))
+        return errno_of(rc);
+    rc = mdb_env_open(kv->env, folder, MDB_RDONLY | MDB_NOLOCK | MDB_NOTLS, 0600);
+    if (rc == ENOMEM || rc == EINVAL || rc == EOVERFLOW)
+        return -EUCLEAN; /* of a garbled root page, which says how much is to be mapped */
+    if (rc || (rc = mdb_env_stat(kv->env, &stat_of_main)) || (rc = mdb_env_get_fd(kv->env, &fd)) ||
         (rc = fstat(fd, &file) ? errno : 0))
         return errno_of(rc);
     kv->page_bytes = stat_of_main.ms_psize;

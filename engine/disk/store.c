@@ -30,7 +30,7 @@
 #define RESERVE_SEGMENTS 2u
 #define HOST_MARGIN_BYTES ((uint64_t)64 << 20) /* left free on the host's file system */
 
-static const char *const folders[] = {"catalogue", "packs", "maps", "log"};
+static const char *const folders[] = {"catalogue", "journal", "packs", "maps", "log"};
 
 void store_path(const struct gild_store *store, const char *name, char path[4096]) {
     snprintf(path, 4096, "%s/%s", store->directory, name);
@@ -65,7 +65,8 @@ static int make_catalogue(const char *directory, struct gild_error *error) {
     char path[4096];
     struct gild_catalog *catalog;
     snprintf(path, sizeof path, "%s/catalogue", directory);
-    int err = gild_catalog_open(&catalog, path, CATALOGUE_BYTES, error);
+    const struct gild_catalog_options options = {.map_bytes = CATALOGUE_BYTES};
+    int err = gild_catalog_open(&catalog, path, &options, error);
     if (err)
         return err;
     gild_catalog_close(catalog);
@@ -98,7 +99,7 @@ int gild_store_init(const char *directory, uint64_t size_bytes, struct gild_erro
                          directory);
     int err = 0;
     size_t done = 0;
-    for (; done < 4 && !err; done++) {
+    for (; done < sizeof folders / sizeof folders[0] && !err; done++) {
         snprintf(path, sizeof path, "%s/%s", directory, folders[done]);
         if (mkdir(path, 0700) != 0)
             err = gild_fail(error, gild_code_of_errno(errno), errno,
@@ -131,10 +132,10 @@ static int catalogue_is_there(const struct gild_store *store, struct gild_error 
     store_path(store, "catalogue/data.mdb", path);
     if (stat(path, &st) == 0 && st.st_size > 0)
         return 0;
-    return gild_fail(
-        error, GILD_CORRUPT, EBADMSG,
-        "the catalogue %s is missing or empty: restore it from a backup; nothing was changed",
-        path);
+    return gild_fail(error, GILD_CORRUPT, EBADMSG,
+                     "the catalogue %s is missing or empty: run `gild store check --repair`; "
+                     "nothing was changed",
+                     path);
 }
 
 /* ---- space ----------------------------------------------------------------------------------- */
@@ -162,13 +163,16 @@ static uint64_t host_free(const struct gild_store *store) {
     return (uint64_t)fs.f_bavail * fs.f_frsize;
 }
 
+static uint64_t catalogue_bytes(struct gild_store *store) {
+    return gild_catalog_used_bytes(store->catalog) + folder_bytes(store, "journal");
+}
+
 uint64_t store_used_bytes(struct gild_store *store) {
     struct gild_packs_totals packs;
     struct gild_segments_totals segments;
     gild_packs_get_totals(store->packs, &packs);
     gild_segments_get_totals(store->segments, &segments);
-    return packs.file_bytes + segments.bytes + folder_bytes(store, "maps") +
-           gild_catalog_used_bytes(store->catalog);
+    return packs.file_bytes + segments.bytes + folder_bytes(store, "maps") + catalogue_bytes(store);
 }
 
 int store_admit(void *context, uint64_t bytes) {
@@ -343,14 +347,24 @@ static void raise_descriptor_limit(void) {
     }
 }
 
-static int open_all(struct gild_store *store, const struct gild_store_options *options,
-                    struct gild_error *error) {
-    char path[4096];
+static int open_catalogue(struct gild_store *store, const struct superblock *block,
+                          struct gild_error *error) {
+    char path[4096], journal[4096];
     store_path(store, "catalogue", path);
-    raise_descriptor_limit();
+    store_path(store, "journal", journal);
+    const struct gild_catalog_options options = {
+        .map_bytes = CATALOGUE_BYTES,
+        .journal = journal,
+        .note = block,
+    };
     int err = catalogue_is_there(store, error);
-    if (!err)
-        err = gild_catalog_open(&store->catalog, path, CATALOGUE_BYTES, error);
+    return err ? err : gild_catalog_open(&store->catalog, path, &options, error);
+}
+
+static int open_all(struct gild_store *store, const struct gild_store_options *options,
+                    const struct superblock *block, struct gild_error *error) {
+    raise_descriptor_limit();
+    int err = open_catalogue(store, block, error);
     if (!err)
         err = open_caches(store, options, error);
     if (!err)
@@ -400,7 +414,7 @@ int gild_store_open(const char *directory, const struct gild_store_options *opti
     pthread_rwlock_init(&store->ingest_lock, NULL);
     err = keeper_create(store, error);
     if (!err)
-        err = open_all(store, options, error);
+        err = open_all(store, options, &block, error);
     if (err) {
         store_free(store);
         return err;
@@ -488,7 +502,7 @@ int gild_store_get_info(struct gild_store *store, struct gild_store_info *info,
     info->pack_bytes = packs.file_bytes;
     info->log_bytes = segments.bytes;
     info->map_bytes = folder_bytes(store, "maps");
-    info->catalogue_bytes = gild_catalog_used_bytes(store->catalog);
+    info->catalogue_bytes = catalogue_bytes(store);
     info->used_bytes = info->pack_bytes + info->log_bytes + info->map_bytes + info->catalogue_bytes;
     uint64_t host = host_free(store);
     info->free_bytes = host > HOST_MARGIN_BYTES ? host - HOST_MARGIN_BYTES : 0;

@@ -22,11 +22,12 @@ c_files() {
 # Which floor a folder of the engine stands on; a folder may include those on lower floors only.
 declare -A floor=(
     [base]=0
-    [io]=1 [codec]=1 [catalog]=1
-    [pack]=2 [log]=2 [map]=2 [cache]=2
-    [disk]=3
-    [vdi]=4
-    [control]=5
+    [io]=1 [codec]=1
+    [catalog]=2
+    [pack]=3 [log]=3 [map]=3 [cache]=3
+    [disk]=4
+    [vdi]=5
+    [control]=6
 )
 
 # check_edge FILE FROM HEADER

@@ -49,7 +49,8 @@ static void drop_folder(void) {
 static struct gild_catalog *opened(uint64_t map_bytes) {
     struct gild_catalog *catalog;
     struct gild_error error = {0};
-    int result = gild_catalog_open(&catalog, folder, map_bytes, &error);
+    int result = gild_catalog_open(&catalog, folder,
+                                   &(struct gild_catalog_options){.map_bytes = map_bytes}, &error);
     if (result)
         printf("open: %s\n", error.message);
     CU_ASSERT_EQUAL_FATAL(result, 0);
@@ -123,7 +124,8 @@ static void a_killed_writer_leaves_what_it_committed(void) {
     if (child == 0) {
         struct gild_catalog *catalog;
         struct gild_txn *txn;
-        if (gild_catalog_open(&catalog, folder, MAP_BYTES, NULL) ||
+        if (gild_catalog_open(&catalog, folder,
+                              &(struct gild_catalog_options){.map_bytes = MAP_BYTES}, NULL) ||
             gild_txn_begin(catalog, true, &txn) || put(txn, GILD_TABLE_POOLS, "kept", "yes") ||
             gild_txn_commit(txn) || gild_txn_begin(catalog, true, &txn) ||
             put(txn, GILD_TABLE_POOLS, "kept", "no") || put(txn, GILD_TABLE_POOLS, "lost", "yes"))
@@ -388,7 +390,10 @@ static void rot_is_never_returned_as_data(void) {
 static void refused_as_corrupt(const char *word) {
     struct gild_catalog *catalog;
     struct gild_error error = {0};
-    CU_ASSERT_EQUAL(gild_catalog_open(&catalog, folder, MAP_BYTES, &error), -EUCLEAN);
+    CU_ASSERT_EQUAL(gild_catalog_open(&catalog, folder,
+                                      &(struct gild_catalog_options){.map_bytes = MAP_BYTES},
+                                      &error),
+                    -EUCLEAN);
     CU_ASSERT_EQUAL(error.code, GILD_CORRUPT);
     CU_ASSERT_PTR_NULL(catalog);
     CU_ASSERT_PTR_NOT_NULL(strstr(error.message, word));
@@ -429,7 +434,10 @@ static void a_damaged_file_is_refused_with_a_sentence(void) {
     drop_folder();
 
     struct gild_error error = {0};
-    CU_ASSERT_EQUAL(gild_catalog_open(&catalog, folder, MAP_BYTES, &error), -ENOENT);
+    CU_ASSERT_EQUAL(gild_catalog_open(&catalog, folder,
+                                      &(struct gild_catalog_options){.map_bytes = MAP_BYTES},
+                                      &error),
+                    -ENOENT);
     CU_ASSERT_EQUAL(error.code, GILD_NOT_FOUND);
 }
 

@@ -92,7 +92,10 @@ static void store_reopen(struct gild_store *store) {
         gild_catalog_close(store->catalog);
     }
     snprintf(path, sizeof(path), "%s/catalogue", store->directory);
-    CU_ASSERT_EQUAL_FATAL(gild_catalog_open(&store->catalog, path, 1u << 30, &error), 0);
+    CU_ASSERT_EQUAL_FATAL(gild_catalog_open(&store->catalog, path,
+                                            &(struct gild_catalog_options){.map_bytes = 1u << 30},
+                                            &error),
+                          0);
     snprintf(path, sizeof(path), "%s/packs", store->directory);
     CU_ASSERT_EQUAL_FATAL(gild_packs_create(&store->packs, path, store_id, &error), 0);
 }

@@ -88,7 +88,10 @@ static struct rig *rig_make(unsigned buffers, unsigned ready, unsigned reserve) 
     snprintf(path, sizeof path, "%s/catalogue", rig->directory);
     snprintf(rig->log_path, sizeof rig->log_path, "%s/log", rig->directory);
     CU_ASSERT_EQUAL_FATAL(mkdir(path, 0700) | mkdir(rig->log_path, 0700), 0);
-    CU_ASSERT_EQUAL_FATAL(gild_catalog_open(&rig->catalog, path, 64 << 20, NULL), 0);
+    CU_ASSERT_EQUAL_FATAL(gild_catalog_open(&rig->catalog, path,
+                                            &(struct gild_catalog_options){.map_bytes = 64 << 20},
+                                            NULL),
+                          0);
     open_segments(rig, ready, reserve);
     start_loop(rig);
     rig->log = make_log(rig, 1, buffers);

@@ -113,6 +113,10 @@ static void created(const char *name, const char *image) {
 static int add_record(void *context, const void *key, size_t key_length, const void *value,
                       size_t length) {
     uint64_t *sum = context;
+    /* These two count what goes on in the background as well. */
+    if ((key_length == 16 && memcmp(key, "next:transaction", 16) == 0) ||
+        (key_length == 12 && memcmp(key, "next:segment", 12) == 0))
+        return 0;
     *sum = gild_xxh3(key, key_length, *sum);
     *sum = gild_xxh3(value, length, *sum);
     return 0;

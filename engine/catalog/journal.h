@@ -1,0 +1,89 @@
+/* The catalogue's journal: each change of the catalogue once more, in checksummed files of our own,
+ * so that a catalogue that is lost or garbled can be made again exactly as it was.
+ *
+ *   STORE/journal/%016x.journal     a head, one record with all of the catalogue (the dump), then
+ * one record for each transaction since
+ *
+ * Transactions are numbered 1, 2, 3 ...; the key-value store holds the number of its last one. The
+ * record of number n is durable before the key-value store commits n, and counts only once that has
+ * happened: what the next transaction writes takes its place otherwise (a "tail" below).
+ *
+ *              append n (durable)        kv commit n
+ *   ACCEPTED n-1 ---------------> TAIL n -----------> ACCEPTED n
+ *        ^                          |
+ *        `--------------------------'  the kv's commit failed, or a crash: overwritten by the next
+ * n
+ *
+ * A file that has grown enough is rolled: a new one begins with a dump. Format:
+ * docs/format-catalogue.md. Threads: one at a time (the catalogue's lock), blocking. */
+#ifndef GILD_CATALOG_JOURNAL_H
+#define GILD_CATALOG_JOURNAL_H
+
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdint.h>
+
+#define GILD_JOURNAL_NOTE_BYTES 512u /* the most that the head can carry for its owner */
+
+/* Changes, collected. Zeroed: none yet. Owns its bytes. */
+struct gild_changes {
+    uint8_t *bytes; /* room for a record's head, then the changes */
+    size_t length, room;
+    uint32_t count;
+    int failed; /* -ENOMEM, -E2BIG: not all are in it */
+};
+/* value NULL: the key is deleted. */
+void gild_changes_add(struct gild_changes *changes, unsigned table, const void *key,
+                      size_t key_length, const void *value, size_t length);
+void gild_changes_free(struct gild_changes *changes);
+
+/* ---- reading --------------------------------------------------------------------------------- */
+
+struct gild_journal_entry {
+    const uint8_t *key, *value;
+    uint32_t table, key_length, length;
+    uint32_t order; /* of the change, among all */
+};
+
+/* The catalogue as of one transaction, as the newest whole file tells it. */
+struct gild_journal_contents {
+    uint64_t number;     /* of the last transaction that is in `entries` */
+    uint64_t last;       /* of the last one that the file holds whole */
+    uint64_t seen;       /* highest number behind a damaged record, 0 = none: these are lost */
+    uint64_t generation; /* of the file */
+    uint64_t dump_bytes, end_bytes;     /* where the dump and the record of `number` end */
+    uint64_t check;                     /* of the record of `number` */
+    struct gild_journal_entry *entries; /* sorted by table and key, no two alike */
+    size_t count;
+    uint8_t note[GILD_JOURNAL_NOTE_BYTES];
+    void *bytes; /* that entries point into */
+};
+/* Transactions above `upto` are left out. -ENOENT: there is no file; -EBADMSG: none is whole up to
+ * the end of its dump, or its dump is newer than `upto` (then ->last says so). Free in any case. */
+int gild_journal_read(const char *folder, uint64_t upto, struct gild_journal_contents *contents);
+void gild_journal_contents_free(struct gild_journal_contents *contents);
+
+/* ---- writing --------------------------------------------------------------------------------- */
+
+struct gild_journal;
+
+/* note: GILD_JOURNAL_NOTE_BYTES, kept in each head; NULL: zeroes. `contents`: what was read from
+ * the folder, to go on after its `number`; NULL: there is nothing to go on from, and a roll must
+ * come first. Writes nothing. */
+int gild_journal_open(struct gild_journal **out, const char *folder, const void *note,
+                      const struct gild_journal_contents *contents);
+void gild_journal_close(struct gild_journal *journal); /* NULL is fine */
+
+/* Must it (or had it better) be rolled before the next append? */
+bool gild_journal_must_roll(const struct gild_journal *journal);
+bool gild_journal_should_roll(const struct gild_journal *journal);
+/* A new file with this dump of the catalogue as of `number`; the old ones go. */
+int gild_journal_roll(struct gild_journal *journal, uint64_t number, struct gild_changes *dump);
+
+/* Makes the record durable as the tail. -ENOSPC leaves everything as it was. */
+int gild_journal_append(struct gild_journal *journal, uint64_t number,
+                        struct gild_changes *changes);
+/* The tail is accepted: the next record follows it. */
+void gild_journal_accept(struct gild_journal *journal);
+
+#endif

@@ -1,0 +1,437 @@
+/* The catalogue's journal: a catalogue that is lost, garbled, cut off or put back from an older
+ * copy is refused without a change, and made again exactly as its last commit left it. Transactions
+ * are random; a model in memory says what must be there. */
+#include <CUnit/Basic.h>
+#include <errno.h>
+#include <fcntl.h>
+#include <inttypes.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/stat.h>
+#include <time.h>
+#include <unistd.h>
+
+#include "base/bytes.h"
+#include "base/prng.h"
+#include "catalog/catalog.h"
+#include "io/file.h"
+
+#define MAP_BYTES (64u << 20)
+#define KEYS 300u
+#define MOST_VALUE 700u
+
+static uint64_t seed;
+static struct gild_prng prng;
+static char top[64], catalogue[96], journal[96];
+static uint8_t note[GILD_CATALOG_NOTE_BYTES];
+
+/* What must be there: of each key the seed and length of its value, 0 = none. */
+struct model {
+    uint32_t length[KEYS], content[KEYS];
+};
+static struct model model;
+
+static const struct gild_catalog_options options = {
+    .map_bytes = MAP_BYTES, .journal = journal, .note = note};
+
+/* ---- a folder per test ----------------------------------------------------------------------- */
+
+static void make_folder(void) {
+    const char *base = getenv("TMPDIR");
+    snprintf(top, sizeof top, "%.40s/gild-test-XXXXXX", base && *base ? base : "/tmp");
+    CU_ASSERT_PTR_NOT_NULL_FATAL(mkdtemp(top));
+    snprintf(catalogue, sizeof catalogue, "%s/catalogue", top);
+    snprintf(journal, sizeof journal, "%s/journal", top);
+    CU_ASSERT_EQUAL(mkdir(catalogue, 0700), 0);
+    memset(&model, 0, sizeof model);
+    memset(note, 'n', sizeof note);
+}
+
+static int remove_entry(void *context, const char *name) {
+    return gild_file_remove(*(int *)context, name);
+}
+
+static void empty_folder(const char *path) {
+    int fd = open(path, O_RDONLY | O_DIRECTORY);
+    if (fd < 0)
+        return;
+    CU_ASSERT_EQUAL(gild_file_list(fd, remove_entry, &fd), 0);
+    close(fd);
+    CU_ASSERT_EQUAL(rmdir(path), 0);
+}
+
+static void drop_folder(void) {
+    empty_folder(catalogue);
+    empty_folder(journal);
+    CU_ASSERT_EQUAL(rmdir(top), 0);
+}
+
+/* The whole of a file; *length of it. */
+static void *content_of(const char *folder, const char *name, size_t *length) {
+    void *bytes = NULL;
+    int fd = open(folder, O_RDONLY | O_DIRECTORY);
+    CU_ASSERT_EQUAL_FATAL(gild_file_slurp(fd, name, 1u << 30, &bytes, length), 0);
+    close(fd);
+    return bytes;
+}
+
+static void put_content(const char *folder, const char *name, const void *bytes, size_t length) {
+    int fd = open(folder, O_RDONLY | O_DIRECTORY);
+    CU_ASSERT_EQUAL_FATAL(gild_file_replace(fd, name, bytes, length, 0600), 0);
+    close(fd);
+}
+
+static int newest(void *context, const char *name) {
+    char *best = context;
+    if (strstr(name, ".journal") && strcmp(name, best) > 0)
+        snprintf(best, 64, "%s", name);
+    return 0;
+}
+
+static const char *journal_file(char name[64]) {
+    int fd = open(journal, O_RDONLY | O_DIRECTORY);
+    name[0] = 0;
+    CU_ASSERT_EQUAL_FATAL(gild_file_list(fd, newest, name), 0);
+    close(fd);
+    return name;
+}
+
+/* ---- random transactions ----------------------------------------------------------------------
+ */
+
+static void fill(uint8_t *value, uint32_t length, uint32_t content) {
+    struct gild_prng values;
+    gild_prng_seed(&values, content);
+    for (uint32_t i = 0; i < length; i++)
+        value[i] = (uint8_t)gild_prng_next(&values);
+}
+
+static size_t key_of(uint32_t n, char key[32]) {
+    return (size_t)snprintf(key, 32, "key %" PRIu32, n * 7919u);
+}
+
+static enum gild_table table_of(uint32_t n) {
+    return n % 3 ? GILD_TABLE_DESKTOPS : GILD_TABLE_SEGMENTS;
+}
+
+/* One transaction of some puts and deletes; the model follows if it commits. */
+static void change(struct gild_catalog *catalog, bool commit) {
+    struct model next = model;
+    struct gild_txn *txn;
+    char key[32];
+    uint8_t value[MOST_VALUE];
+    CU_ASSERT_EQUAL_FATAL(gild_txn_begin(catalog, true, &txn), 0);
+    for (uint64_t i = 1 + gild_prng_below(&prng, 20); i; i--) {
+        uint32_t n = (uint32_t)gild_prng_below(&prng, KEYS);
+        size_t key_length = key_of(n, key);
+        if (next.length[n] && gild_prng_below(&prng, 3) == 0) {
+            CU_ASSERT_EQUAL(gild_txn_delete(txn, table_of(n), key, key_length), 0);
+            next.length[n] = 0;
+            continue;
+        }
+        next.length[n] = 1 + (uint32_t)gild_prng_below(&prng, MOST_VALUE);
+        next.content[n] = (uint32_t)gild_prng_next(&prng);
+        fill(value, next.length[n], next.content[n]);
+        CU_ASSERT_EQUAL(gild_txn_put(txn, table_of(n), key, key_length, value, next.length[n]), 0);
+    }
+    if (!commit) {
+        gild_txn_abort(txn);
+        return;
+    }
+    CU_ASSERT_EQUAL_FATAL(gild_txn_commit(txn), 0);
+    model = next;
+}
+
+static bool holds_model(struct gild_catalog *catalog) {
+    struct gild_txn *txn;
+    uint64_t count[2], wanted = 0;
+    uint8_t value[MOST_VALUE], stored[MOST_VALUE];
+    char key[32];
+    bool same = true;
+    CU_ASSERT_EQUAL_FATAL(gild_txn_begin(catalog, false, &txn), 0);
+    for (uint32_t n = 0; n < KEYS; n++) {
+        size_t length = sizeof stored;
+        int result = gild_txn_get(txn, table_of(n), key, key_of(n, key), stored, &length);
+        fill(value, model.length[n], model.content[n]);
+        wanted += model.length[n] != 0;
+        same = same && (model.length[n] ? result == 0 && length == model.length[n] &&
+                                              memcmp(stored, value, length) == 0
+                                        : result == -ENOENT);
+    }
+    CU_ASSERT_EQUAL(gild_txn_count(txn, GILD_TABLE_DESKTOPS, &count[0]), 0);
+    CU_ASSERT_EQUAL(gild_txn_count(txn, GILD_TABLE_SEGMENTS, &count[1]), 0);
+    gild_txn_abort(txn);
+    return same && count[0] + count[1] == wanted;
+}
+
+static struct gild_catalog *opened(void) {
+    struct gild_catalog *catalog;
+    struct gild_error error = {0};
+    int result = gild_catalog_open(&catalog, catalogue, &options, &error);
+    if (result)
+        printf("open: %s\n", error.message);
+    CU_ASSERT_EQUAL_FATAL(result, 0);
+    return catalog;
+}
+
+static void changes(unsigned n) {
+    struct gild_catalog *catalog = opened();
+    while (n--)
+        change(catalog, gild_prng_below(&prng, 5) != 0);
+    gild_catalog_close(catalog);
+}
+
+static bool refused(const char *word) {
+    struct gild_catalog *catalog = NULL;
+    struct gild_error error = {0};
+    int result = gild_catalog_open(&catalog, catalogue, &options, &error);
+    bool right = result == -EUCLEAN && error.code == GILD_CORRUPT && strstr(error.message, word);
+    if (!right)
+        printf("\n  open gave %d '%s'\n", result, error.message);
+    gild_catalog_close(catalog);
+    return right;
+}
+
+static struct gild_catalog_rebuilt rebuilt(void) {
+    struct gild_catalog_rebuilt told = {0};
+    struct gild_error error = {0};
+    int result = gild_catalog_rebuild(catalogue, &options, &told, &error);
+    if (result)
+        printf("rebuild: %s\n", error.message);
+    CU_ASSERT_EQUAL_FATAL(result, 0);
+    struct gild_catalog *catalog = opened();
+    CU_ASSERT_TRUE(holds_model(catalog));
+    gild_catalog_close(catalog);
+    return told;
+}
+
+/* ---- tests ------------------------------------------------------------------------------------
+ */
+
+static void test_lost(void) {
+    char path[128];
+    make_folder();
+    for (unsigned round = 0; round < 6; round++) {
+        changes(1 + (unsigned)gild_prng_below(&prng, 60));
+        snprintf(path, sizeof path, "%s/data.mdb", catalogue);
+        CU_ASSERT_EQUAL(round % 2 ? unlink(path) : truncate(path, 0), 0);
+        CU_ASSERT_TRUE(refused("missing or empty"));
+        CU_ASSERT_EQUAL(rebuilt().lost, 0);
+    }
+    drop_folder();
+}
+
+/* Rot anywhere in the file: what is opened is whole, or it is refused and comes back whole. */
+static void test_garbled_page(void) {
+    size_t length;
+    unsigned refusals = 0, pages = 0;
+    make_folder();
+    changes(80);
+    char *whole = content_of(catalogue, "data.mdb", &length);
+    for (size_t page = 0; page < length / 4096; page++) {
+        char *rotten = malloc(length);
+        memcpy(rotten, whole, length);
+        if (gild_is_zero(rotten + page * 4096, 4096)) {
+            free(rotten);
+            continue; /* allocated ahead, or free: LMDB never looks there */
+        }
+        pages++;
+        for (unsigned i = 0; i < 4096; i++)
+            if (page % 2 || gild_prng_below(&prng, 16) == 0)
+                rotten[page * 4096 + i] = (char)gild_prng_next(&prng);
+        put_content(catalogue, "data.mdb", rotten, length);
+        struct gild_catalog *catalog = NULL;
+        struct gild_error error = {0};
+        int result = gild_catalog_open(&catalog, catalogue, &options, &error);
+        if (result) {
+            CU_ASSERT_EQUAL(error.code, GILD_CORRUPT);
+            if (error.code != GILD_CORRUPT)
+                printf("\n  page %zu: %d '%s'\n", page, result, error.message);
+            size_t now_length;
+            char *now = content_of(catalogue, "data.mdb", &now_length);
+            CU_ASSERT_TRUE(now_length == length && memcmp(now, rotten, length) == 0);
+            free(now);
+            rebuilt();
+            refusals++;
+        } else {
+            CU_ASSERT_TRUE(holds_model(catalog)); /* the page was free, or an old root */
+            gild_catalog_close(catalog);
+        }
+        put_content(catalogue, "data.mdb", whole, length);
+        free(rotten);
+    }
+    printf("(%u of %u garbled pages refused) ", refusals, pages);
+    CU_ASSERT_TRUE(refusals > 10);
+    free(whole);
+    drop_folder();
+}
+
+static void test_older_copy(void) {
+    size_t length;
+    make_folder();
+    changes(20);
+    char *older = content_of(catalogue, "data.mdb", &length);
+    changes(40);
+    put_content(catalogue, "data.mdb", older, length);
+    CU_ASSERT_TRUE(refused("older than its journal"));
+    rebuilt();
+    free(older);
+    drop_folder();
+}
+
+static void lose_catalogue(void) {
+    char path[128];
+    snprintf(path, sizeof path, "%s/data.mdb", catalogue);
+    CU_ASSERT_EQUAL(unlink(path), 0);
+}
+
+/* A record whose transaction the key-value store has not: a crash between the two leaves that. */
+static void test_tail(void) {
+    size_t length;
+    make_folder();
+    for (unsigned round = 0; round < 5; round++) {
+        changes(20);
+        struct model before = model;
+        char *kv = content_of(catalogue, "data.mdb", &length);
+        struct gild_catalog *catalog = opened();
+        change(catalog, true);
+        gild_catalog_close(catalog);
+        if (round % 2) { /* lost in this state: the transaction is there, it was durable */
+            lose_catalogue();
+            rebuilt();
+        } else { /* opened in this state: it is not there, and what comes next takes its place */
+            put_content(catalogue, "data.mdb", kv, length);
+            model = before;
+            catalog = opened();
+            CU_ASSERT_TRUE(holds_model(catalog));
+            gild_catalog_close(catalog);
+            changes(5);
+            lose_catalogue();
+            CU_ASSERT_EQUAL(rebuilt().lost, 0);
+        }
+        free(kv);
+    }
+    drop_folder();
+}
+
+/* A flipped byte anywhere in the journal costs nothing while the catalogue is whole. */
+static void test_rotten_journal(void) {
+    char name[64];
+    size_t length;
+    make_folder();
+    changes(30);
+    for (unsigned round = 0; round < 60; round++) {
+        char *bytes = content_of(journal, journal_file(name), &length);
+        size_t used = length;
+        while (used && !bytes[used - 1])
+            used--;
+        bytes[gild_prng_below(&prng, used)] ^= (char)(1 + gild_prng_below(&prng, 255));
+        put_content(journal, name, bytes, length);
+        free(bytes);
+        struct gild_catalog *catalog = opened();
+        CU_ASSERT_TRUE(holds_model(catalog));
+        change(catalog, true);
+        gild_catalog_close(catalog);
+        lose_catalogue();
+        CU_ASSERT_EQUAL(rebuilt().lost, 0);
+    }
+    drop_folder();
+}
+
+/* Both lost: what is behind the damage is counted, and what is before it comes back. */
+static void test_both(void) {
+    char name[64];
+    size_t length, early;
+    struct model before;
+    make_folder();
+    changes(1);
+    struct gild_catalog *catalog = opened();
+    change(catalog, true);
+    free(content_of(journal, journal_file(name), &length));
+    before = model;
+    char *bytes = content_of(journal, name, &length);
+    for (early = length; early && !bytes[early - 1];)
+        early--;
+    early = (early + 7) & ~(size_t)7;
+    free(bytes);
+    for (unsigned i = 0; i < 10; i++)
+        change(catalog, true);
+    gild_catalog_close(catalog);
+    bytes = content_of(journal, name, &length);
+    bytes[early + 50] ^= 1;
+    put_content(journal, name, bytes, length);
+    free(bytes);
+    lose_catalogue();
+    model = before;
+    CU_ASSERT_EQUAL(rebuilt().lost, 10);
+    drop_folder();
+}
+
+static void test_roll(void) {
+    char first[64], name[64];
+    struct stat st;
+    char path[192];
+    make_folder();
+    changes(1);
+    struct gild_catalog *catalog = opened();
+    change(catalog, true);
+    journal_file(first);
+    for (unsigned i = 0; i < 1500; i++)
+        change(catalog, true);
+    gild_catalog_close(catalog);
+    CU_ASSERT_TRUE(strcmp(first, journal_file(name)) < 0); /* rolled */
+    snprintf(path, sizeof path, "%s/%s", journal, name);
+    CU_ASSERT_EQUAL(stat(path, &st), 0);
+    CU_ASSERT_TRUE(st.st_size < 8 << 20);
+    snprintf(path, sizeof path, "%s/%s", journal, first);
+    CU_ASSERT_EQUAL(stat(path, &st), -1);
+    lose_catalogue();
+    rebuilt();
+    drop_folder();
+}
+
+/* A catalogue from before there were journals gets one with its first change. */
+static void test_first_journal(void) {
+    struct gild_catalog *catalog;
+    const struct gild_catalog_options bare = {.map_bytes = MAP_BYTES};
+    make_folder();
+    CU_ASSERT_EQUAL_FATAL(gild_catalog_open(&catalog, catalogue, &bare, NULL), 0);
+    for (unsigned i = 0; i < 20; i++)
+        change(catalog, true);
+    gild_catalog_close(catalog);
+    catalog = opened();
+    CU_ASSERT_TRUE(holds_model(catalog));
+    CU_ASSERT_EQUAL(access(journal, F_OK), -1);
+    change(catalog, true);
+    gild_catalog_close(catalog);
+    uint8_t kept[GILD_CATALOG_NOTE_BYTES] = {0};
+    CU_ASSERT_EQUAL(gild_catalog_read_note(journal, kept), 0);
+    CU_ASSERT_EQUAL(memcmp(kept, note, sizeof note), 0);
+    lose_catalogue();
+    rebuilt();
+    drop_folder();
+}
+
+int main(void) {
+    const char *given = getenv("GILD_SEED");
+    seed = given ? strtoull(given, NULL, 0) : (uint64_t)time(NULL);
+    gild_prng_seed(&prng, seed);
+    printf("seed %" PRIu64 " (GILD_SEED replays it)\n", seed);
+    CU_pSuite suite;
+    if (CU_initialize_registry() != CUE_SUCCESS || !(suite = CU_add_suite("journal", NULL, NULL)) ||
+        !CU_add_test(suite, "a lost catalogue comes back", test_lost) ||
+        !CU_add_test(suite, "no garbled page is taken for the catalogue", test_garbled_page) ||
+        !CU_add_test(suite, "an older copy is refused", test_older_copy) ||
+        !CU_add_test(suite, "a record whose commit did not happen", test_tail) ||
+        !CU_add_test(suite, "a rotten journal is begun anew", test_rotten_journal) ||
+        !CU_add_test(suite, "catalogue and journal damaged", test_both) ||
+        !CU_add_test(suite, "a journal is rolled", test_roll) ||
+        !CU_add_test(suite, "a store from before the journal", test_first_journal))
+        return 2;
+    CU_basic_set_mode(CU_BRM_VERBOSE);
+    CU_basic_run_tests();
+    unsigned failures = CU_get_number_of_failures();
+    CU_cleanup_registry();
+    return failures ? 1 : 0;
+}
