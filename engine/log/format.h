@@ -16,6 +16,9 @@
 #define GILD_BATCH_ENTRIES 124u
 #define GILD_BATCH_BYTES ((1u + GILD_BATCH_ENTRIES) * GILD_LOG_BLOCK)
 
+/* Blocks left in a segment that are worth a guest's batch: with less, a stream goes on in another.
+ */
+#define GILD_LEAST_ROOM 8u
 /* A batch's filter of deltas: a Bloom filter of 256 bits, two a delta. */
 #define GILD_FILTER_WORDS 4u
 

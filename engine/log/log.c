@@ -25,7 +25,6 @@
 #define MAX_BUFFERS 64u
 #define MAX_WRITES 16u   /* in flight */
 #define MAX_UNSYNCED 8u  /* segments */
-#define LEAST_ROOM 8u    /* blocks left in a segment that are worth a batch */
 #define SPOT_NS 1000000u /* a write on the spot may block the loop for about this long */
 #define SPOT_REST 256u
 #define HABIT 4u /* lone flushes in a row that make one expected */
@@ -299,7 +298,8 @@ static void segment_ready(struct gild_task *task) {
 
 /* A segment with room for a batch: 0, -EAGAIN or -ENOSPC. */
 static int need_segment(struct gild_log *log, bool data) {
-    if (log->segment && log->segment->blocks - log->at >= LEAST_ROOM && !(data && log->reserved))
+    if (log->segment && log->segment->blocks - log->at >= GILD_LEAST_ROOM &&
+        !(data && log->reserved))
         return 0;
     if (log->waiting_segment)
         return -EAGAIN;

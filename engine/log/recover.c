@@ -154,60 +154,142 @@ static bool payload_good(const struct gild_batch_header *header, const uint8_t *
     return true;
 }
 
+/* What one stream's second pass is about. */
+struct replay {
+    struct recovery *r;
+    struct gild_recover_stream *stream;
+    const struct gild_recover_repair *repair;
+    gild_recover_visit *visit;
+    void *context;
+    const struct found *before; /* the batch that the next one must follow */
+    uint64_t next;              /* its LSN */
+    struct gild_error *error;
+};
+
+/* Reads a batch; *whole: header and payload are as they were written. */
+static int read_batch(struct replay *replay, const struct found *found, bool *header_good,
+                      bool *whole) {
+    struct recovery *r = replay->r;
+    struct gild_segment *segment = found->segment;
+    int err = gild_file_read(segment->fd, r->buffer,
+                             (1u + found->payload_blocks) * (size_t)GILD_LOG_BLOCK,
+                             (uint64_t)found->offset * GILD_LOG_BLOCK);
+    if (err)
+        return gild_fail(replay->error, GILD_FAILED, -err,
+                         "log segment %016" PRIx64 " can not be read: %s", segment->serial,
+                         strerror(-err));
+    const struct gild_batch_header *header = (void *)r->buffer;
+    *header_good =
+        gild_batch_valid(header, r->store_id, segment->serial, segment->blocks, found->offset);
+    *whole = *header_good && payload_good(header, r->buffer + GILD_LOG_BLOCK);
+    return 0;
+}
+
+/* Batches from the next one up to `last` are lost; `after` is the whole one that follows, or NULL.
+ */
+static void lose(struct replay *replay, uint64_t last, const struct found *after) {
+    const uint64_t *filter = NULL;
+    struct gild_batch_header *header = (void *)replay->r->buffer;
+    bool header_good, whole;
+    if (after && after->lsn == replay->next + 1 && last == replay->next &&
+        read_batch(replay, after, &header_good, &whole) == 0 && header_good &&
+        gild_batch_filter_known(header->previous_filter))
+        filter = header->previous_filter;
+    replay->repair->lost(replay->repair->context, replay->stream->stream, replay->next, last,
+                         filter);
+    replay->next = last + 1;
+    replay->before = NULL;
+}
+
+/* Is it sure that the stream ended where it was last seen? It goes on in its segment while there is
+ * room for a batch, unless it took that one for marks alone, on a full store. */
+static bool end_is_seen(const struct found *last) {
+    return last && last->payload_blocks &&
+           last->offset + 1 + last->payload_blocks + GILD_LEAST_ROOM <= last->segment->blocks;
+}
+
+/* Does what stands before it say that another batch should be here? */
+static bool is_stranger(const struct replay *replay, const struct found *found) {
+    const struct found *before = replay->before;
+    return before && before->lsn + 1 == found->lsn && before->check != found->previous_check;
+}
+
+/* The next batch of the stream. *ended: it is the log's tail, or behind it. */
+static int replay_batch(struct replay *replay, const struct found *found, bool *ended) {
+    struct gild_recover_stream *stream = replay->stream;
+    bool header_good = false, whole = false;
+    if (found->lsn > replay->next && replay->repair && replay->next <= stream->durable_lsn)
+        lose(replay, found->lsn - 1 < stream->durable_lsn ? found->lsn - 1 : stream->durable_lsn,
+             found);
+    bool stranger = is_stranger(replay, found);
+    *ended = found->lsn != replay->next || (stranger && !replay->repair);
+    int err = *ended ? 0 : read_batch(replay, found, &header_good, &whole);
+    if (err || *ended)
+        return err;
+    if (stranger) {
+        *ended = found->lsn > stream->durable_lsn;
+        if (*ended)
+            return 0;
+        const struct gild_batch_header *header = (void *)replay->r->buffer;
+        bool known = header_good && gild_batch_filter_known(header->previous_filter);
+        replay->repair->lost(replay->repair->context, stream->stream, found->lsn - 1,
+                             found->lsn - 1, known ? header->previous_filter : NULL);
+    }
+    *ended = !whole && !(replay->repair && header_good && found->lsn <= stream->durable_lsn);
+    if (*ended)
+        return 0;
+    const struct gild_batch_header *header = (void *)replay->r->buffer;
+    err = replay->visit ? replay->visit(replay->context, header, replay->r->buffer + GILD_LOG_BLOCK,
+                                        found->lsn > stream->durable_lsn)
+                        : 0;
+    replay->r->totals->batches++;
+    replay->r->totals->blocks += header->payload_blocks;
+    replay->before = found;
+    replay->next++;
+    return err;
+}
+
 /* Second pass over one stream: found[first .. last) are its batches by LSN. */
-static int replay_stream(struct recovery *r, struct gild_recover_stream *stream, size_t first,
-                         size_t last, gild_recover_visit *visit, void *context,
-                         struct gild_error *error) {
+static int replay_stream(struct replay *replay, size_t first, size_t last) {
+    struct recovery *r = replay->r;
+    struct gild_recover_stream *stream = replay->stream;
     stream->durable_lsn = stream->checkpoint_lsn;
     for (size_t i = first; i < last; i++)
         if (r->found[i].durable_lsn > stream->durable_lsn)
             stream->durable_lsn = r->found[i].durable_lsn;
-    uint64_t next = stream->checkpoint_lsn + 1;
-    const struct found *before = NULL;
-    for (size_t i = first; i < last; i++) {
+    replay->next = stream->checkpoint_lsn + 1;
+    bool ended = false;
+    for (size_t i = first; i < last && !ended; i++) {
         const struct found *found = &r->found[i];
-        if (found->lsn < next) {
-            before = found;
+        if (found->lsn < replay->next) {
+            replay->before = found;
             continue;
         }
-        if (found->lsn != next || (before && found->previous_check != before->check))
-            break;
-        struct gild_batch_header *header = (void *)r->buffer;
-        int err = gild_file_read(found->segment->fd, r->buffer,
-                                 (1u + found->payload_blocks) * (size_t)GILD_LOG_BLOCK,
-                                 (uint64_t)found->offset * GILD_LOG_BLOCK);
-        if (err)
-            return gild_fail(error, GILD_FAILED, -err,
-                             "log segment %016" PRIx64 " can not be read: %s",
-                             found->segment->serial, strerror(-err));
-        if (!gild_batch_valid(header, r->store_id, found->segment->serial, found->segment->blocks,
-                              found->offset) ||
-            !payload_good(header, r->buffer + GILD_LOG_BLOCK))
-            break;
-        err = visit ? visit(context, header, r->buffer + GILD_LOG_BLOCK,
-                            found->lsn > stream->durable_lsn)
-                    : 0;
+        int err = replay_batch(replay, found, &ended);
         if (err)
             return err;
-        r->totals->batches++;
-        r->totals->blocks += header->payload_blocks;
-        before = found;
-        next++;
     }
-    stream->last_lsn = next - 1;
+    if (replay->repair && replay->next <= stream->durable_lsn)
+        lose(replay, stream->durable_lsn, NULL);
+    if (replay->repair && replay->repair->segment_missing &&
+        !end_is_seen(last > first ? &r->found[last - 1] : NULL))
+        replay->repair->lost(replay->repair->context, stream->stream, replay->next, UINT64_MAX,
+                             NULL);
+    stream->last_lsn = replay->next - 1;
     if (stream->last_lsn < stream->durable_lsn)
-        return gild_fail(error, GILD_CORRUPT, EBADMSG,
+        return gild_fail(replay->error, GILD_CORRUPT, EBADMSG,
                          "the log is damaged: batch %" PRIu64 " of stream %" PRIu64
                          " is lost although it was flushed (known durable up to %" PRIu64
-                         "); nothing was changed, run `gild store check`",
-                         next, stream->stream, stream->durable_lsn);
+                         "); nothing was changed, run `gild store check --repair`",
+                         replay->next, stream->stream, stream->durable_lsn);
     return 0;
 }
 
-int gild_log_recover(struct gild_segments *segments, const uint8_t store_id[16],
-                     struct gild_recover_stream *streams, size_t stream_count,
-                     gild_recover_visit *visit, void *context, struct gild_recover_totals *totals,
-                     struct gild_error *error) {
+int gild_log_recover_rest(struct gild_segments *segments, const uint8_t store_id[16],
+                          struct gild_recover_stream *streams, size_t stream_count,
+                          gild_recover_visit *visit, void *context,
+                          const struct gild_recover_repair *repair,
+                          struct gild_recover_totals *totals, struct gild_error *error) {
     struct recovery r = {.segments = segments,
                          .store_id = store_id,
                          .streams = streams,
@@ -221,7 +303,7 @@ int gild_log_recover(struct gild_segments *segments, const uint8_t store_id[16],
     if (err)
         gild_fail(error, gild_code_of_errno(-err), -err, "the log can not be read: %s",
                   strerror(-err));
-    if (!err && visit)
+    if (!err && visit && !(repair && repair->only_look))
         gild_segments_each(segments, offer_segment, &r);
     if (!err && r.count)
         qsort(r.found, r.count, sizeof *r.found, by_order);
@@ -231,9 +313,23 @@ int gild_log_recover(struct gild_segments *segments, const uint8_t store_id[16],
             first++;
         for (last = first; last < r.count && r.found[last].stream == streams[i].stream;)
             last++;
-        err = replay_stream(&r, &streams[i], first, last, visit, context, error);
+        struct replay replay = {.r = &r,
+                                .stream = &streams[i],
+                                .repair = repair,
+                                .visit = visit,
+                                .context = context,
+                                .error = error};
+        err = replay_stream(&replay, first, last);
     }
     free(r.found);
     free(r.buffer);
     return err;
+}
+
+int gild_log_recover(struct gild_segments *segments, const uint8_t store_id[16],
+                     struct gild_recover_stream *streams, size_t stream_count,
+                     gild_recover_visit *visit, void *context, struct gild_recover_totals *totals,
+                     struct gild_error *error) {
+    return gild_log_recover_rest(segments, store_id, streams, stream_count, visit, context, NULL,
+                                 totals, error);
 }

@@ -4,7 +4,8 @@
  * For each stream: batches above the checkpoint must follow each other without a gap, each carrying
  * the check of the one before. The first that is missing or bad ends the log if no later flush is
  * known to have covered it (it is the tail: never flushed, so never promised); if one is, the store
- * has rotted, and that is said, not skipped. Blocking, before reactors run. */
+ * has rotted, and that is said, not skipped: only a repair goes on past it, and it says what is
+ * lost. Blocking, before reactors run. */
 #ifndef GILD_LOG_RECOVER_H
 #define GILD_LOG_RECOVER_H
 
@@ -20,7 +21,8 @@ struct gild_recover_stream {
 
 /* One batch in order. in_doubt: above every durable LSN, so it was read from the device but may lie
  * in a volatile cache: copy it before anything depends on it (D5). payload: header->payload_blocks
- * blocks, verified. A non-zero return ends the recovery and is returned. */
+ * blocks, verified (but in a repair, where a batch is not in doubt). A non-zero return ends the
+ * recovery and is returned. */
 typedef int gild_recover_visit(void *context, const struct gild_batch_header *header,
                                const uint8_t *payload, bool in_doubt);
 
@@ -36,5 +38,26 @@ int gild_log_recover(struct gild_segments *segments, const uint8_t store_id[16],
                      struct gild_recover_stream *streams, size_t stream_count,
                      gild_recover_visit *visit, void *context, struct gild_recover_totals *totals,
                      struct gild_error *error);
+
+/* Batches first .. last of a stream are lost although they were flushed: their headers are rotten,
+ * or their segment is missing. filter: of the deltas that they can have been of, NULL: of any. */
+typedef void gild_recover_lost(void *context, uint64_t stream, uint64_t first, uint64_t last,
+                               const uint64_t *filter);
+struct gild_recover_repair {
+    gild_recover_lost *lost;
+    void *context;
+    /* A segment is missing that may have been written to: a stream whose end is not surely seen has
+     * lost what followed. */
+    bool segment_missing;
+    bool only_look; /* nothing is to be replayed yet: segments are not offered */
+};
+
+/* The same for a repair, which goes on past rot: batches with rotten payload are visited like whole
+ * ones (a block that does not fit its check reads as EIO), and those that are lost are told. */
+int gild_log_recover_rest(struct gild_segments *segments, const uint8_t store_id[16],
+                          struct gild_recover_stream *streams, size_t stream_count,
+                          gild_recover_visit *visit, void *context,
+                          const struct gild_recover_repair *repair,
+                          struct gild_recover_totals *totals, struct gild_error *error);
 
 #endif
