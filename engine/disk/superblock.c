@@ -13,6 +13,7 @@
 #include <xxhash.h>
 
 #include "gild/store.h"
+#include "io/file.h"
 
 static uint64_t superblock_check(const struct superblock *block) {
     return XXH3_64bits((const char *)block + 16, SUPERBLOCK_BYTES - 16);
@@ -93,8 +94,10 @@ int superblock_open(const char *directory, struct superblock *out, int *lock_fd,
         return gild_fail(error, GILD_FAILED, err, "store %s can not be locked: %s", directory,
                          strerror(err));
     }
-    ssize_t n = pread(fd, out, sizeof *out, 0);
-    int err = superblock_verify(out, n, directory, error);
+    ssize_t n = gild_file_read_some(fd, out, sizeof *out, 0);
+    int err = n < 0 ? gild_fail(error, gild_code_of_errno((int)-n), (int)-n,
+                                "%s can not be read: %s", path, strerror((int)-n))
+                    : superblock_verify(out, n, directory, error);
     if (err) {
         close(fd);
         return err;

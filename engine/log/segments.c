@@ -264,12 +264,17 @@ static int prepare(struct gild_segments *s, struct gild_segment *spare, struct g
         err = gild_file_sync(fd);
     if (!err)
         err = gild_file_sync_folder(s->folder);
-    if (!err)
-        err = record_ready(s, serial);
     if (err) {
         gild_file_remove(s->folder, name);
         goto fail;
     }
+    /* A commit that failed with EIO may stand on the disk all the same, and then wants the file; if
+     * it does not, the next open of the store removes it. */
+    err = record_ready(s, serial);
+    if (err && err != -EIO)
+        gild_file_remove(s->folder, name);
+    if (err)
+        goto fail;
     segment->serial = serial;
     segment->blocks = blocks;
     segment->fd = fd;
