@@ -99,6 +99,12 @@ struct gild_rec_stream {
     uint64_t segment;        /* serial that held it, 0 = none */
 };
 
+/* A disk that may have lost flushed writes, nobody knows which: it opens for reading only. */
+struct gild_rec_quarantine {
+    uint64_t since_ns;
+    char why[200]; /* for people */
+};
+
 #define GILD_RECORD(name)                                                             \
     /* Bytes written to out (GILD_RECORD_MAX suffices). */                            \
     size_t gild_rec_##name##_encode(const struct gild_rec_##name *record, void *out); \
@@ -113,6 +119,7 @@ GILD_RECORD(map)
 GILD_RECORD(pack)
 GILD_RECORD(segment)
 GILD_RECORD(stream)
+GILD_RECORD(quarantine)
 #undef GILD_RECORD
 
 /* Get, put and delete by typed key, built on the above. -ENOENT, -EBADMSG, -EUCLEAN. */
@@ -128,6 +135,12 @@ int gild_rec_put_stream(struct gild_txn *txn, uint64_t id, const struct gild_rec
 int gild_rec_put_pack(struct gild_txn *txn, uint32_t id, const struct gild_rec_pack *record);
 int gild_rec_put_map(struct gild_txn *txn, uint64_t id, const struct gild_rec_map *record);
 int gild_rec_get_map(struct gild_txn *txn, uint64_t id, struct gild_rec_map *record);
+/* Of a delta; kept in the table META. */
+int gild_rec_put_quarantine(struct gild_txn *txn, uint64_t delta_id,
+                            const struct gild_rec_quarantine *record);
+int gild_rec_get_quarantine(struct gild_txn *txn, uint64_t delta_id,
+                            struct gild_rec_quarantine *record);
+int gild_rec_delete_quarantine(struct gild_txn *txn, uint64_t delta_id);
 int gild_rec_delete_u64(struct gild_txn *txn, enum gild_table table, uint64_t id);
 uint64_t gild_rec_key_u64(const void *key); /* big-endian key bytes -> number */
 

@@ -3,6 +3,9 @@
  * Layout byte by byte: docs/format.md. Of the arrays only the used part is on disk, and decoding
  * zeroes the rest of a delta's roots; what lies behind a map's packs is left as it was (it is
  * 64 KiB, and nobody reads past pack_count). Pure; any thread. Strict as records.c says. */
+#include <inttypes.h>
+#include <stdio.h>
+
 #include "catalog/coder.h"
 #include "catalog/records.h"
 
@@ -111,4 +114,52 @@ int gild_rec_stream_decode(struct gild_rec_stream *record, const void *value, si
     record->checkpoint_lsn = catalog_get_u64(&from);
     record->segment = catalog_get_u64(&from);
     return catalog_end(&from);
+}
+
+size_t gild_rec_quarantine_encode(const struct gild_rec_quarantine *record, void *out) {
+    struct catalog_writer to = catalog_begin(out, CATALOG_RECORD_QUARANTINE);
+    catalog_put_u64(&to, record->since_ns);
+    catalog_put_text(&to, record->why, sizeof record->why);
+    return catalog_length(&to);
+}
+
+int gild_rec_quarantine_decode(struct gild_rec_quarantine *record, const void *value,
+                               size_t length) {
+    struct catalog_reader from = catalog_open(value, length, CATALOG_RECORD_QUARANTINE);
+    record->since_ns = catalog_get_u64(&from);
+    catalog_get_text(&from, record->why, sizeof record->why);
+    return catalog_end(&from);
+}
+
+/* ---- quarantine, by delta -------------------------------------------------------------------- */
+
+#define QUARANTINE_KEY 32u
+
+static size_t quarantine_key(uint64_t delta_id, char key[QUARANTINE_KEY]) {
+    return (size_t)snprintf(key, QUARANTINE_KEY, "quarantine:%016" PRIx64, delta_id);
+}
+
+int gild_rec_put_quarantine(struct gild_txn *txn, uint64_t delta_id,
+                            const struct gild_rec_quarantine *record) {
+    char key[QUARANTINE_KEY];
+    unsigned char value[256];
+    size_t length = quarantine_key(delta_id, key);
+    return gild_txn_put(txn, GILD_TABLE_META, key, length, value,
+                        gild_rec_quarantine_encode(record, value));
+}
+
+int gild_rec_get_quarantine(struct gild_txn *txn, uint64_t delta_id,
+                            struct gild_rec_quarantine *record) {
+    char key[QUARANTINE_KEY];
+    const void *value;
+    size_t length;
+    int result =
+        gild_txn_peek(txn, GILD_TABLE_META, key, quarantine_key(delta_id, key), &value, &length);
+    return result ? result : gild_rec_quarantine_decode(record, value, length);
+}
+
+int gild_rec_delete_quarantine(struct gild_txn *txn, uint64_t delta_id) {
+    char key[QUARANTINE_KEY];
+    int result = gild_txn_delete(txn, GILD_TABLE_META, key, quarantine_key(delta_id, key));
+    return result == -ENOENT ? 0 : result;
 }

@@ -279,7 +279,9 @@ static int record_segment(void *context, struct gild_segment *segment) {
     int state = state_of(pass->store, segment);
     if (state == GILD_SEGMENT_FULL && segment->base == 0) {
         int err = gild_rec_delete_u64(pass->txn, GILD_TABLE_SEGMENTS, segment->serial);
-        return err ? err : note_empty(pass->store->checkpoint, segment);
+        if (err && err != -ENOENT) /* a repair may know one that the catalogue does not */
+            return err;
+        return note_empty(pass->store->checkpoint, segment);
     }
     if (state == segment->state_recorded && !segment->changed)
         return 0;

@@ -30,6 +30,8 @@ static int commit_dropped(struct gild_store *store, uint64_t delta_id, const str
     if (err)
         return err;
     err = gild_rec_delete_u64(txn, GILD_TABLE_DROPPED, delta_id);
+    if (!err)
+        err = gild_rec_delete_quarantine(txn, delta_id);
     for (size_t i = 0; i < serials->count && !err; i++) {
         if (i && serials->id[i] == serials->id[i - 1])
             continue;

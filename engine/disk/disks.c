@@ -68,7 +68,7 @@ static void sealed_release(struct gild_store *store, struct gild_sealed_map *map
 int store_read_node(struct gild_store *store, uint64_t place, uint64_t delta_id,
                     enum gild_node_kind kind, uint64_t index, void *page) {
     struct gild_segment *segment = gild_segments_find(store->segments, gild_place_serial(place));
-    if (!segment)
+    if (!segment || segment->fd < 0)
         return -EBADMSG;
     int err = gild_file_read(segment->fd, page, GILD_NODE_BYTES,
                              (uint64_t)gild_place_offset(place) * GILD_LOG_BLOCK);
@@ -91,13 +91,19 @@ static int load_roots(struct gild_disk *disk, const struct gild_rec_delta *recor
     for (uint32_t r = 0; r < record->root_count && !err; r++) {
         if (!record->roots[r])
             continue;
-        err =
-            store_read_node(disk->store, record->roots[r], disk->delta_id, GILD_NODE_ROOT, r, page);
+        bool lost = gild_place_type(record->roots[r]) == GILD_PLACE_LOST;
+        if (!lost)
+            err = store_read_node(disk->store, record->roots[r], disk->delta_id, GILD_NODE_ROOT, r,
+                                  page);
+        if (err == -EBADMSG && disk->store->repair) {
+            lost = disk->map.roots_dirty = true;
+            err = 0;
+        }
         const struct gild_dir *root = page;
         for (uint32_t i = 0; i < GILD_DIR_REFS && !err; i++) {
             uint64_t dir = (uint64_t)r * GILD_DIR_REFS + i;
             if (dir < disk->map.dir_count)
-                disk->map.dirs[dir] = root->ref[i];
+                disk->map.dirs[dir] = lost ? gild_place_of_type(GILD_PLACE_LOST) : root->ref[i];
         }
     }
     free(page);
@@ -111,6 +117,11 @@ static int make_delta(struct gild_disk *disk, struct gild_error *error) {
     int err = record ? gild_txn_begin(store->catalog, false, &txn) : -ENOMEM;
     if (!err) {
         err = gild_rec_get_delta(txn, GILD_TABLE_DELTAS, disk->delta_id, record);
+        struct gild_rec_quarantine quarantine;
+        int held = gild_rec_get_quarantine(txn, disk->delta_id, &quarantine);
+        disk->read_only = disk->quarantined = held == 0;
+        if (!err && held && held != -ENOENT)
+            err = held;
         gild_txn_abort(txn);
     }
     if (err) {
@@ -174,6 +185,8 @@ int disk_make(struct gild_store *store, const struct gild_disk_spec *spec, struc
         disk_free(disk);
         return err;
     }
+    if (disk->map.roots_dirty)
+        disk_mark_dirty(disk); /* a repair: a root page is lost */
     pthread_mutex_lock(&store->disks_lock);
     disk->all_next = store->disks;
     store->disks = disk;
@@ -206,6 +219,11 @@ static int admit(struct gild_disk *disk, const char *door, unsigned flags, bool 
                  struct gild_error *error) {
     bool must = flags & GILD_OPEN_WRITE, would = flags & GILD_OPEN_WRITE_IF_POSSIBLE;
     bool other = disk->opens && strcmp(disk->door, door) != 0;
+    if (must && disk->quarantined)
+        return gild_fail(error, GILD_CORRUPT, EROFS,
+                         "disk %s may have lost flushed writes to damage, so it opens for reading "
+                         "only: copy off what is needed, then delete it",
+                         disk->path);
     if (must && disk->read_only)
         return gild_fail(error, GILD_FAILED, EROFS,
                          "disk %s is read-only: open it for reading, or make a desktop from it",

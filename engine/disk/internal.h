@@ -7,6 +7,7 @@
 #define MAX_REACTORS 8u
 
 struct superblock;
+struct repair;
 
 struct gild_store {
     char directory[2048];
@@ -38,6 +39,8 @@ struct gild_store {
 
     /* An ingest may come to depend on any pack; collecting packs waits for none to run. */
     pthread_rwlock_t ingest_lock;
+
+    struct repair *repair; /* while it is being repaired, else NULL */
 
     struct keeper *keeper;
     struct checkpoint *checkpoint;

@@ -69,6 +69,7 @@ struct gild_disk {
     uint64_t delta_id, map_id;
     uint64_t size_bytes;
     bool read_only;
+    bool quarantined;               /* read-only since it may have lost flushed writes */
     struct gild_sealed_map *parent; /* or the map itself of a read-only disk; NULL = none */
     uint64_t parent_blocks;
     struct gild_delta_map map; /* delta_id != 0 */

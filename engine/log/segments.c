@@ -10,8 +10,8 @@
  * life left in it carries the old serial in its checks. That makes the serial the segment's
  * generation.
  *
- * Invariant: `ready` + `taken` + ... every segment in the table has an open descriptor; slots
- * change only under the lock, reads of slots are wait-free.
+ * Invariant: `ready` + `taken` + ... every segment in the table has an open descriptor (but those
+ * that a repair knows missing); slots change only under the lock, reads of slots are wait-free.
  *
  * Failure modes: no space (said to takers; tried again each second and at each kick); an I/O error
  * while preparing is logged and counts as no space. */
@@ -431,7 +431,8 @@ int gild_segments_recycle(struct gild_segments *s, struct gild_segment *segment)
         return 0;
     segment_name(segment->serial, name);
     int err = gild_file_remove(s->folder, name);
-    close(segment->fd);
+    if (segment->fd >= 0)
+        close(segment->fd);
     free(segment);
     return err;
 }
@@ -497,7 +498,8 @@ void gild_segments_destroy(struct gild_segments *s) {
         for (unsigned i = 0; slots && i < LEAF_SLOTS; i++) {
             struct gild_segment *segment = atomic_load(&slots->slot[i]);
             if (segment) {
-                close(segment->fd);
+                if (segment->fd >= 0)
+                    close(segment->fd);
                 free(segment);
             }
         }
@@ -531,17 +533,33 @@ void gild_segments_stop(struct gild_segments *s) {
     s->running = false;
 }
 
+int gild_segments_adopt(struct gild_segments *s, uint64_t serial,
+                        const struct gild_rec_segment *record, int fd, uint32_t blocks) {
+    struct gild_segment *segment = calloc(1, sizeof *segment);
+    if (!segment)
+        return -ENOMEM;
+    segment->serial = serial;
+    segment->blocks = blocks;
+    segment->fd = fd;
+    segment->state_recorded = record->state;
+    segment->state_pending = GILD_SEGMENT_NONE;
+    segment->holds_nodes = record->holds_nodes;
+    segment->base = record->live_blocks;
+    atomic_store(&segment->taken, record->state != GILD_SEGMENT_READY);
+    atomic_store(&segment->closed, record->state == GILD_SEGMENT_FULL);
+    int err = table_put(s, segment);
+    if (err)
+        free(segment);
+    return err;
+}
+
 int gild_segments_add(struct gild_segments *s, uint64_t serial,
                       const struct gild_rec_segment *record, struct gild_error *error) {
     char name[NAME_BYTES];
     segment_name(serial, name);
-    struct gild_segment *segment = calloc(1, sizeof *segment);
     struct gild_segment_header *header = gild_file_buffer(GILD_LOG_BLOCK);
-    if (!segment || !header) {
-        free(segment);
-        free(header);
+    if (!header)
         return gild_fail(error, GILD_FAILED, ENOMEM, "no memory for the log's segments");
-    }
     uint64_t bytes;
     int fd = gild_file_open(s->folder, name, O_RDWR | O_DIRECT, 0, NULL);
     int err = fd < 0 ? fd : gild_file_size(fd, &bytes);
@@ -553,32 +571,28 @@ int gild_segments_add(struct gild_segments *s, uint64_t serial,
         err = gild_segment_header_verify(header, s->options.store_id, serial);
     if (!err && bytes != bytes_of(header->blocks))
         err = -EBADMSG;
-    segment->serial = serial;
-    segment->blocks = header->blocks;
-    segment->fd = fd;
-    segment->state_recorded = record->state;
-    segment->state_pending = GILD_SEGMENT_NONE;
-    segment->holds_nodes = record->holds_nodes;
-    segment->base = record->live_blocks;
-    atomic_store(&segment->taken, record->state != GILD_SEGMENT_READY);
-    atomic_store(&segment->closed, record->state == GILD_SEGMENT_FULL);
     if (!err)
-        err = table_put(s, segment);
+        err = gild_segments_adopt(s, serial, record, fd, header->blocks);
     free(header);
     if (!err)
         return 0;
     if (fd >= 0)
         close(fd);
-    free(segment);
     if (err == -EBADMSG)
         return gild_fail(error, GILD_CORRUPT, EBADMSG,
-                         "the log segment %s/%s is damaged or not of this store", s->directory,
-                         name);
+                         "the log segment %s/%s is damaged or not of this store: run `gild store "
+                         "check --repair`; nothing was changed",
+                         s->directory, name);
     if (err == -ENOTSUP)
         return gild_fail(error, GILD_FAILED, ENOTSUP,
                          "the log segment %s/%s has a newer format: use a newer gild", s->directory,
                          name);
-    return gild_fail(error, err == -ENOENT ? GILD_CORRUPT : gild_code_of_errno(-err), -err,
+    if (err == -ENOENT)
+        return gild_fail(error, GILD_CORRUPT, ENOENT,
+                         "the log segment %s/%s is missing: put it back, or run `gild store check "
+                         "--repair`; nothing was changed",
+                         s->directory, name);
+    return gild_fail(error, gild_code_of_errno(-err), -err,
                      "the log segment %s/%s can not be opened: %s", s->directory, name,
                      strerror(-err));
 }

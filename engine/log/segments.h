@@ -77,6 +77,11 @@ void gild_segments_destroy(struct gild_segments *segments);
 int gild_segments_add(struct gild_segments *segments, uint64_t serial,
                       const struct gild_rec_segment *record, struct gild_error *error);
 
+/* Adds one as a repair has found it: `fd` of a file of `blocks`, which the table then owns, or -1
+ * for one that is missing, whose blocks all read as damaged. */
+int gild_segments_adopt(struct gild_segments *segments, uint64_t serial,
+                        const struct gild_rec_segment *record, int fd, uint32_t blocks);
+
 /* After recovery: a segment in state READY that nobody had begun to write goes on the ready list.
  */
 void gild_segments_offer(struct gild_segments *segments, struct gild_segment *segment);
