@@ -16,15 +16,15 @@ static const struct {
     unsigned fits;
     unsigned within; /* so many calls of a short life the fault is put off */
 } sites[SIM_SITES] = {
-    [SIM_AT_PREAD] = {"pread", BIT(SIM_EIO) | BIT(SIM_SHORT) | BIT(SIM_ROT), 12},
+    [SIM_AT_PREAD] = {"pread", BIT(SIM_EIO) | BIT(SIM_SHORT) | BIT(SIM_ROT), 8},
     [SIM_AT_PWRITE] = {"pwrite", ERRORS | BIT(SIM_SHORT) | BIT(SIM_MISDIRECTED), 8},
     [SIM_AT_FSYNC] = {"fsync", BIT(SIM_EIO), 20},
     [SIM_AT_FALLOCATE] = {"fallocate", ERRORS, 3},
     [SIM_AT_CREATE] = {"create", ERRORS, 3},
     [SIM_AT_RENAME] = {"rename", ERRORS, 1},
-    [SIM_AT_UNLINK] = {"unlink", BIT(SIM_EIO), 2},
+    [SIM_AT_UNLINK] = {"unlink", BIT(SIM_EIO), 1},
     [SIM_AT_COMMIT] = {"commit", ERRORS, 12},
-    [SIM_AT_LOOP_READ] = {"loop read", BIT(SIM_EIO) | BIT(SIM_SHORT) | BIT(SIM_ROT), 4},
+    [SIM_AT_LOOP_READ] = {"loop read", BIT(SIM_EIO) | BIT(SIM_SHORT) | BIT(SIM_ROT), 2},
     [SIM_AT_LOOP_WRITE] = {"loop write", ERRORS | BIT(SIM_SHORT) | BIT(SIM_MISDIRECTED), 12},
     [SIM_AT_LOOP_SYNC] = {"loop sync", BIT(SIM_EIO), 4},
     [SIM_AT_REST] = {"at rest", BIT(SIM_ROT), 1},

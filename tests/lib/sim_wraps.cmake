@@ -10,7 +10,7 @@ set(sim_calls
     open openat close flock pread pwrite write fsync fdatasync fallocate posix_fallocate posix_fadvise
     fstat fstatat stat mkdir rmdir unlink unlinkat rename renameat renameat2 statvfs
     ftruncate lseek sysconf opendir fdopendir readdir dirfd closedir getrandom
-    gild_loop_create gild_log)
+    gild_loop_create gild_log gild_file_buffer)
 list(TRANSFORM sim_calls PREPEND "LINKER:--wrap=" OUTPUT_VARIABLE sim_wraps)
 
 # What a test was built from, for whoever replays one of its seeds.

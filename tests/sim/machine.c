@@ -4,10 +4,12 @@
 
 #include <errno.h>
 #include <inttypes.h>
+#include <malloc.h>
 #include <sched.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/prctl.h>
 #include <unistd.h>
 
 #include "catalog/records.h"
@@ -43,6 +45,9 @@ void machine_failed(const char *what, const char *why) {
 
 void machine_stay_together(unsigned job) {
     cpu_set_t all, one;
+    mallopt(M_ARENA_MAX, 1);              /* a fork copies less */
+    mallopt(M_MMAP_THRESHOLD, 128 << 10); /* what is large is fresh */
+    prctl(PR_SET_THP_DISABLE, 1, 0, 0, 0);
     if (sched_getaffinity(0, sizeof all, &all) || !CPU_COUNT(&all))
         return;
     job %= (unsigned)CPU_COUNT(&all);
@@ -90,6 +95,12 @@ static int try_open(struct gild_error *error) {
     };
     memset(error, 0, sizeof *error);
     machine.counts->lives++;
+    machine.stale = machine.stale || (!machine.orderly && sim_disk_damage()->log);
+    if (getenv("GILD_LOG"))
+        fprintf(stderr,
+                "-- opened %s a cut; rotten pages %u, misdirected writes %u, in the log: %d\n",
+                machine.orderly ? "without" : "after", sim_disk_damage()->rots,
+                sim_disk_damage()->misdirected, sim_disk_damage()->log);
     return gild_store_open(DIRECTORY, &options, &machine.store, error);
 }
 
@@ -158,8 +169,7 @@ void machine_make(uint64_t seed, bool furnished, struct machine_counts *counts) 
 
 /* After a cut: what is found is what there is from now on. */
 static void read_all(void) {
-    enum oracle_mode mode =
-        !machine.orderly && sim_disk_damage()->log ? ORACLE_STALE : ORACLE_SETTLE;
+    enum oracle_mode mode = machine.stale ? ORACLE_STALE : ORACLE_SETTLE;
     for (unsigned i = 0; i < DISKS; i++)
         if (machine.disks[i].disk) {
             oracle_power_on(&machine.disks[i].oracle);
@@ -168,6 +178,7 @@ static void read_all(void) {
     for (unsigned i = 0; i < IMAGES; i++)
         if (machine.images[i].presence == THERE)
             work_read_image(&machine.images[i]);
+    machine.stale = false;
 }
 
 bool machine_on(void) {

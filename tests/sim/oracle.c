@@ -81,6 +81,7 @@ void oracle_acknowledged(struct oracle *oracle, uint32_t generation, uint32_t fi
             if (sector->values[j].generation != generation)
                 continue;
             sector->values[j].acknowledged = moment;
+            sector->any = false;
             if (durable)
                 drop_before(sector, j);
             break;
@@ -165,6 +166,9 @@ static uint32_t newest_acknowledged(const struct oracle_sector *sector) {
 void oracle_power_on(struct oracle *oracle) {
     for (uint32_t i = 0; i < oracle->sector_count; i++) {
         struct oracle_sector *sector = &oracle->sectors[i];
+        if (sector->count ==
+            1) /* acknowledged; not touched: it is shared with the process before */
+            continue;
         sector->values[0].acknowledged = 1;
         for (uint32_t j = 1; j < sector->count; j++)
             sector->values[j].acknowledged = 0;
@@ -184,8 +188,9 @@ bool oracle_read(struct oracle *oracle, uint32_t first, uint32_t count, const vo
             at--;
         if (at > least) {
             value = sector->values[at - 1];
-            value.sure = value.sure && sector->count == 1;
-        } else if (mode != ORACLE_STALE || !held_once(oracle, first + i, found, &value)) {
+            value.sure = value.sure && sector->count == 1 && mode != ORACLE_STALE;
+        } else if (!(mode == ORACLE_STALE || sector->any) ||
+                   !held_once(oracle, first + i, found, &value)) {
             if (right)
                 complain(oracle, first + i, found);
             right = false;
@@ -195,9 +200,15 @@ bool oracle_read(struct oracle *oracle, uint32_t first, uint32_t count, const vo
             value.acknowledged = 1;
             sector->values[0] = value;
             sector->count = 1;
+            sector->any = false;
         }
     }
     return right;
+}
+
+void oracle_unread(struct oracle *oracle, uint32_t first, uint32_t count) {
+    for (uint32_t i = first; i < first + count; i++)
+        oracle->sectors[i].any = true;
 }
 
 /* ---- block status ---------------------------------------------------------------------------- */
@@ -233,7 +244,7 @@ bool oracle_status(const struct oracle *oracle, uint32_t first, uint32_t count, 
         uint32_t newest = newest_acknowledged(sector);
         const struct oracle_value *value = &sector->values[newest];
         const char *wrong = NULL;
-        if (newest + 1 != sector->count)
+        if (newest + 1 != sector->count || sector->any)
             continue; /* one that failed since may have happened */
         bool is_data = value->kind == ORACLE_DATA ||
                        (value->kind == ORACLE_ORIGIN && !origin_is_zero(oracle, at));
@@ -247,7 +258,8 @@ bool oracle_status(const struct oracle *oracle, uint32_t first, uint32_t count, 
             wrong = "what was zeroed is reported as data";
         if (!wrong)
             continue;
-        fprintf(stderr, "disk %u, sector %u: %s\n", oracle->disk, at, wrong);
+        fprintf(stderr, "disk %u, sector %u, generation %u: %s\n", oracle->disk, at,
+                value->generation, wrong);
         return false;
     }
     return true;

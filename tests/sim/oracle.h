@@ -30,6 +30,7 @@ struct oracle_value {
 struct oracle_sector {
     struct oracle_value *values; /* by generation; the first is the oldest that may be found */
     uint32_t count, room;
+    bool any; /* could not be read when older values may have come back */
 };
 
 struct oracle {
@@ -69,6 +70,9 @@ void oracle_power_on(struct oracle *oracle);
 enum oracle_mode { ORACLE_CURRENT, ORACLE_SETTLE, ORACLE_STALE };
 bool oracle_read(struct oracle *oracle, uint32_t first, uint32_t count, const void *bytes,
                  enum oracle_mode mode);
+
+/* An ORACLE_STALE read of these failed: older values may be found until one is acknowledged. */
+void oracle_unread(struct oracle *oracle, uint32_t first, uint32_t count);
 
 /* Is this block status right? hole, zero: as reported of the sectors. What is reported as zero must
  * be; what was zeroed to stay allocated is no hole; what one op trimmed, in whole blocks, is one.

@@ -46,7 +46,8 @@ struct machine {
     bool errors;                        /* ops may fail: a fault is armed, or was */
     bool orderly;                       /* the store was closed in order */
     bool small;                         /* little to read, for those who read it a million times */
-    bool may_rot;                       /* while it is closed */
+    bool stale;   /* opened after a cut with its log damaged, and not read whole since */
+    bool may_rot; /* while it is closed */
 };
 extern struct machine machine;
 

@@ -71,7 +71,7 @@ static void live(void) {
     if (!machine_on())
         return;
     for (unsigned i = 0; i < ops; i++) {
-        if (faults && i % 16 == 0)
+        if (faults && i % 12 == 0)
             machine_arm();
         machine_random_op(most);
     }

@@ -32,7 +32,8 @@ static struct slot slots[MOST_SLOTS];
 void work_reset(void) {
     machine.busy = 0;
     for (unsigned i = 0; i < MOST_SLOTS; i++)
-        slots[i].busy = false;
+        if (slots[i].busy) /* what is not written stays shared with the process before */
+            slots[i].busy = false;
     for (unsigned i = 0; i < DISKS; i++)
         machine.disks[i].busy = 0;
 }
@@ -101,6 +102,8 @@ static void check_end(struct slot *slot) {
     if (op->error) {
         machine_failed("an op fails", strerror(-op->error));
         machine.counts->detected += machine_damaged();
+        if (slot->disk && slot->mode == ORACLE_STALE)
+            oracle_unread(&slot->disk->oracle, slot->first, slot->count);
         return;
     }
     switch (slot->kind) {
