@@ -10,10 +10,12 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/mman.h>
 #include <time.h>
 
 #include "base/prng.h"
 
+#define STACK_BYTES ((size_t)1 << 20)
 #define MOST_THREADS 32u
 #define YIELD_OF_1000 150u
 #define CLOCK_STEP_NS 100u /* of each look at the clock */
@@ -23,6 +25,7 @@ enum state { RUNNABLE, WAITING, ENDED, JOINED };
 
 struct thread {
     pthread_t real;
+    void *stack;
     pthread_cond_t go;
     enum state state;
     const void *object;
@@ -35,7 +38,7 @@ struct thread {
 
 static struct {
     bool running;
-    pthread_mutex_t baton;
+    pthread_mutex_t *baton;
     struct thread *threads[MOST_THREADS];
     unsigned count, current;
     uint64_t now_ns;
@@ -122,13 +125,21 @@ static void schedule(void) {
         return;
     __real_pthread_cond_signal(&world.threads[next]->go);
     while (world.current != self)
-        __real_pthread_cond_wait(&world.threads[self]->go, &world.baton);
+        __real_pthread_cond_wait(&world.threads[self]->go, world.baton);
+}
+
+/* Always a new one: the one before a fork may be in any state inside. */
+static void take_new_baton(void) {
+    world.baton = calloc(1, sizeof *world.baton);
+    if (!world.baton)
+        abort();
+    __real_pthread_mutex_init(world.baton, NULL);
+    __real_pthread_mutex_lock(world.baton);
 }
 
 void sim_begin(uint64_t seed) {
     gild_prng_seed(&world.prng, seed);
-    __real_pthread_mutex_init(&world.baton, NULL);
-    __real_pthread_mutex_lock(&world.baton);
+    take_new_baton();
     self = 0;
     add_thread()->real = pthread_self();
     world.now_ns = 1;
@@ -140,9 +151,7 @@ bool sim_running(void) {
 }
 
 void sim_after_fork(uint64_t seed) {
-    /* The threads that are gone may have left a condition's inside in any state. */
-    __real_pthread_mutex_init(&world.baton, NULL);
-    __real_pthread_mutex_lock(&world.baton);
+    take_new_baton();
     gild_prng_seed(&world.prng, seed);
     world.count = 0;
     world.current = self = 0;
@@ -150,8 +159,10 @@ void sim_after_fork(uint64_t seed) {
 }
 
 static void see_off(struct thread *thread) {
-    if (!thread->gone)
+    if (!thread->gone) {
         __real_pthread_join(thread->real, NULL);
+        munmap(thread->stack, STACK_BYTES);
+    }
     thread->gone = true;
 }
 
@@ -363,18 +374,37 @@ int __wrap_pthread_cond_broadcast(pthread_cond_t *condition) {
 
 static void *begin_thread(void *context) {
     struct thread *me = context;
-    __real_pthread_mutex_lock(&world.baton);
+    __real_pthread_mutex_lock(world.baton);
     for (self = 0; world.threads[self] != me;)
         self++;
     while (world.current != self)
-        __real_pthread_cond_wait(&me->go, &world.baton);
+        __real_pthread_cond_wait(&me->go, world.baton);
     void *result = me->result = me->entry(me->argument);
     me->state = ENDED;
     sim_wake(me);
     world.current = choose();
     __real_pthread_cond_signal(&world.threads[world.current]->go);
-    __real_pthread_mutex_unlock(&world.baton);
+    __real_pthread_mutex_unlock(world.baton);
     return result;
+}
+
+/* The real thread, on a stack of our own: the C library would give it the stack, and with that the
+ * name, of a thread that a fork left behind, which ThreadSanitizer takes for the same one. */
+static int start(struct thread *thread) {
+    pthread_attr_t attributes;
+    void *stack = mmap(NULL, STACK_BYTES, PROT_READ | PROT_WRITE,
+                       MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+    if (stack == MAP_FAILED)
+        return errno;
+    pthread_attr_init(&attributes);
+    pthread_attr_setstack(&attributes, stack, STACK_BYTES);
+    int error = __real_pthread_create(&thread->real, &attributes, begin_thread, thread);
+    pthread_attr_destroy(&attributes);
+    if (error)
+        munmap(stack, STACK_BYTES);
+    else
+        thread->stack = stack;
+    return error;
 }
 
 int __wrap_pthread_create(pthread_t *out, const pthread_attr_t *attributes, void *(*entry)(void *),
@@ -384,7 +414,7 @@ int __wrap_pthread_create(pthread_t *out, const pthread_attr_t *attributes, void
     struct thread *thread = add_thread();
     thread->entry = entry;
     thread->argument = argument;
-    int error = __real_pthread_create(&thread->real, attributes, begin_thread, thread);
+    int error = start(thread);
     if (error)
         thread->state = ENDED;
     *out = thread->real;

@@ -47,4 +47,8 @@ function(sim_test name arguments)
   separate_arguments(arguments)
   add_test(NAME ${name} COMMAND test_${name} ${arguments})
   set_tests_properties(${name} PROPERTIES LABELS ${name} TIMEOUT 900 PROCESSORS 2)
+  if(GILD_SANITIZE MATCHES thread)
+    # A power cut is a fork, and the child starts threads.
+    set_tests_properties(${name} PROPERTIES ENVIRONMENT TSAN_OPTIONS=die_after_fork=0)
+  endif()
 endfunction()
