@@ -28,7 +28,7 @@ struct gild_cache_entry;
 /* What a key's object is; part of the key so that spaces can not meet. */
 enum gild_cache_space {
     GILD_CACHE_GROUP = 1,      /* object: pack id, position: group */
-    GILD_CACHE_PACK_TABLE = 2, /* object: pack id, position: table page */
+    GILD_CACHE_PACK_TABLE = 2, /* object: pack id, position: generation << 32 | table page */
     GILD_CACHE_SEGMENT = 3,    /* object: segment serial, position: block offset */
     GILD_CACHE_SEALED_MAP = 4, /* object: map id, position: node */
 };

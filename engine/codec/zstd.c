@@ -37,3 +37,13 @@ ssize_t gild_zstd_decompress(void *out, size_t room, const void *data, size_t le
         return (ssize_t)n;
     return ZSTD_getErrorCode(n) == ZSTD_error_memory_allocation ? -ENOMEM : -EBADMSG;
 }
+
+int gild_zstd_measure(const void *data, size_t length, size_t *frame_bytes, size_t *content_bytes) {
+    size_t n = ZSTD_findFrameCompressedSize(data, length);
+    unsigned long long made = ZSTD_getFrameContentSize(data, length);
+    if (ZSTD_isError(n) || made == ZSTD_CONTENTSIZE_UNKNOWN || made == ZSTD_CONTENTSIZE_ERROR)
+        return -EBADMSG;
+    *frame_bytes = n;
+    *content_bytes = (size_t)made;
+    return 0;
+}

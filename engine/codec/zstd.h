@@ -14,4 +14,8 @@ ssize_t gild_zstd_compress(void *out, size_t room, const void *data, size_t leng
  * frame, a broken one, or more than room), -ENOMEM. */
 ssize_t gild_zstd_decompress(void *out, size_t room, const void *data, size_t length);
 
+/* How long the frame is that `data` begins with, and what it says it decompresses to. 0, or
+ * -EBADMSG if no whole frame begins there. Pure. */
+int gild_zstd_measure(const void *data, size_t length, size_t *frame_bytes, size_t *content_bytes);
+
 #endif

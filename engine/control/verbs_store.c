@@ -46,10 +46,31 @@ json_t *control_store_info(struct control_call *call) {
 /* A store in ruins has more to say than anybody reads; the count tells the rest. */
 #define FINDINGS_MAX 1000u
 
-static void note_finding(void *context, const char *sentence) {
-    json_t *findings = context;
-    if (json_array_size(findings) < FINDINGS_MAX)
-        json_array_append_new(findings, control_json_text(sentence));
+#define DISKS_MAX 1000u /* of one finding */
+#define RANGES_MAX 64u  /* of one disk */
+
+static json_t *disk_json(const struct gild_hit *hit) {
+    json_t *ranges = json_array();
+    for (size_t i = 0; i < hit->range_count && i < RANGES_MAX; i++)
+        json_array_append_new(ranges, json_pack("{s:I, s:I}", "first_block",
+                                                (json_int_t)hit->ranges[i].first_block, "blocks",
+                                                (json_int_t)hit->ranges[i].blocks));
+    return json_pack("{s:o, s:I, s:o}", "disk", control_json_text(hit->disk), "blocks",
+                     (json_int_t)hit->blocks, "ranges", ranges);
+}
+
+static void note_finding(void *context, const struct gild_finding *finding) {
+    json_t *findings = context, *disks;
+    if (json_array_size(findings) >= FINDINGS_MAX)
+        return;
+    disks = json_array();
+    for (size_t i = 0; i < finding->hit_count && i < DISKS_MAX; i++)
+        json_array_append_new(disks, disk_json(&finding->hits[i]));
+    json_array_append_new(findings,
+                          json_pack("{s:o, s:s, s:o, s:I, s:o}", "object",
+                                    control_json_text(finding->object), "kind", finding->kind,
+                                    "message", control_json_text(finding->message), "disk_count",
+                                    (json_int_t)finding->hit_count, "disks", disks));
 }
 
 json_t *control_store_check(struct control_call *call) {

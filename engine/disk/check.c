@@ -37,8 +37,9 @@ static void find(struct check *check, const char *format, ...) {
     vsnprintf(sentence, sizeof sentence, format, arguments);
     va_end(arguments);
     check->result->findings++;
+    const struct gild_finding finding = {.object = "store", .kind = "damaged", .message = sentence};
     if (check->found)
-        check->found(check->context, sentence);
+        check->found(check->context, &finding);
 }
 
 /* ---- the catalogue's references ----------------------------------------------------------------
@@ -142,18 +143,15 @@ static void check_map(struct check *check, uint64_t map_id) {
     gild_sealed_close(sealed);
 }
 
-static void pack_found(void *context, const char *sentence) {
-    struct check *check = context;
-    check->result->findings++;
-    if (check->found)
-        check->found(check->context, sentence);
+static void pack_found(void *context, const struct gild_pack_fault *fault) {
+    find(context, "%s", fault->sentence);
 }
 
 static int check_packs(struct check *check) {
     for (size_t i = 0; i < check->packs.count; i++) {
         check->result->packs++;
-        int err = gild_pack_check(check->store->packs, (uint32_t)check->packs.id[i], false,
-                                  pack_found, check);
+        const struct gild_pack_look look = {.found = pack_found, .context = check};
+        int err = gild_pack_check(check->store->packs, (uint32_t)check->packs.id[i], &look);
         if (err && err != -EUCLEAN)
             find(check, "pack %08" PRIx64 " can not be read: %s", check->packs.id[i],
                  strerror(-err));

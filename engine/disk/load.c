@@ -350,9 +350,11 @@ static void fetch_group(struct fetch *fetch) {
     }
     fetch->table_waiter.task.run = table_waited;
     fetch->table_waiter.loop = loop;
-    switch (gild_cache_get(store->nodes,
-                           gild_cache_key(GILD_CACHE_PACK_TABLE, fetch->pack_id, fetch->page.page),
-                           &fetch->table_waiter, &fetch->table)) {
+    switch (
+        gild_cache_get(store->nodes,
+                       gild_cache_key(GILD_CACHE_PACK_TABLE, fetch->pack_id,
+                                      (uint64_t)fetch->page.generation << 32 | fetch->page.page),
+                       &fetch->table_waiter, &fetch->table)) {
     case GILD_CACHE_HIT:
         read_frame(fetch);
         break;

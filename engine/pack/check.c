@@ -9,6 +9,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/stat.h>
 #include <unistd.h>
 
 #include "codec/hash.h"
@@ -17,9 +18,8 @@
 struct check {
     const struct gild_packs *packs;
     const struct pack *pack;
-    bool deep;
-    void (*found)(void *context, const char *sentence);
-    void *context;
+    const struct gild_pack_look *look;
+    int stopped;
     uint64_t findings;
     uint8_t (*print)[GILD_FINGERPRINT_BYTES]; /* by group and slot, from the fingerprint pages */
     uint8_t *seen;                            /* by group and slot: 1 if print is set */
@@ -29,27 +29,53 @@ struct check {
     uint8_t *out;                             /* one group */
 };
 
-static void find(struct check *c, const char *format, ...) __attribute__((format(printf, 2, 3)));
-
-static void find(struct check *c, const char *format, ...) {
+static void say(struct check *c, uint32_t group, uint32_t groups, const char *format,
+                va_list arguments) {
     char path[PATH_MAX], sentence[PATH_MAX + 256];
-    va_list arguments;
     set_path(c->packs, c->pack->id, true, path);
     int n = snprintf(sentence, sizeof sentence, "pack %s: ", path);
-    va_start(arguments, format);
     vsnprintf(sentence + n, sizeof sentence - (size_t)n, format, arguments);
-    va_end(arguments);
+    const struct gild_pack_fault fault = {sentence, group, groups, false};
     c->findings++;
-    if (c->found)
-        c->found(c->context, sentence);
+    if (c->look->found)
+        c->look->found(c->look->context, &fault);
 }
 
-static void check_edge(struct check *c, const char *name, const char *magic, uint64_t offset) {
-    int err = pack_read(c->pack->direct_fd, c->read, GILD_PACK_PAGE_BYTES, offset);
+/* Something is wrong that no read meets. */
+static void find(struct check *c, const char *format, ...) __attribute__((format(printf, 2, 3)));
+static void find(struct check *c, const char *format, ...) {
+    va_list arguments;
+    va_start(arguments, format);
+    say(c, 0, 0, format, arguments);
+    va_end(arguments);
+}
+
+/* Something is wrong with the content of groups. */
+static void find_groups(struct check *c, uint32_t group, uint32_t groups, const char *format, ...)
+    __attribute__((format(printf, 4, 5)));
+static void find_groups(struct check *c, uint32_t group, uint32_t groups, const char *format, ...) {
+    va_list arguments;
+    va_start(arguments, format);
+    say(c, group, groups, format, arguments);
+    va_end(arguments);
+}
+
+/* Every read of the check. Once it is stopped, nothing more is read and nothing more is found. */
+static int take(struct check *c, void *buffer, size_t length, uint64_t offset) {
+    if (!c->stopped && c->look->pace)
+        c->stopped = c->look->pace(c->look->context, length);
+    return c->stopped ? c->stopped : pack_read(c->pack->direct_fd, buffer, length, offset);
+}
+
+static bool check_edge(struct check *c, const char *name, const char *magic, uint64_t offset) {
+    int err = take(c, c->read, GILD_PACK_PAGE_BYTES, offset);
     if (!err)
         err = pack_head_verify(c->read, magic, c->packs->store_id, c->pack->id);
-    if (err)
+    if (!err && ((const struct pack_head *)c->read)->generation != c->pack->generation)
+        err = -EBADMSG;
+    if (err && !c->stopped)
         find(c, "the %s is damaged (%s)", name, strerror(-err));
+    return err == 0;
 }
 
 static void take_print(struct check *c, const struct pack_print *print, uint64_t page) {
@@ -69,14 +95,16 @@ static void take_print(struct check *c, const struct pack_print *print, uint64_t
 static void check_prints(struct check *c) {
     const struct pack_layout *l = &c->pack->layout;
     uint8_t last[GILD_FINGERPRINT_BYTES] = {0};
-    for (uint64_t i = 0; i < l->prints_pages; i++) {
+    for (uint64_t i = 0; i < l->prints_pages && !c->stopped; i++) {
         const struct pack_prints *page = (const struct pack_prints *)c->read;
         uint64_t rest = l->blocks - i * PACK_PRINTS;
-        int err = pack_read(c->pack->direct_fd, c->read, GILD_PACK_PAGE_BYTES,
-                            l->prints_offset + i * GILD_PACK_PAGE_BYTES);
+        int err =
+            take(c, c->read, GILD_PACK_PAGE_BYTES, l->prints_offset + i * GILD_PACK_PAGE_BYTES);
         if (!err)
             err = pack_prints_verify(page, c->pack->id, (uint32_t)i,
                                      rest < PACK_PRINTS ? (uint32_t)rest : PACK_PRINTS);
+        if (c->stopped)
+            return;
         if (err) {
             find(c, "fingerprint page %llu is damaged (%s)", (unsigned long long)i, strerror(-err));
             continue;
@@ -97,8 +125,8 @@ static void check_index(struct check *c, uint64_t expected) {
     const struct pack_layout *l = &c->pack->layout;
     size_t length = l->index_pages * GILD_PACK_PAGE_BYTES;
     void *index = aligned_alloc(GILD_PACK_PAGE_BYTES, length);
-    int err = index ? pack_read(c->pack->direct_fd, index, length, l->index_offset) : -ENOMEM;
-    if (err || gild_xxh3(index, length, c->pack->id) != expected)
+    int err = index ? take(c, index, length, l->index_offset) : -ENOMEM;
+    if (!c->stopped && (err || gild_xxh3(index, length, c->pack->id) != expected))
         find(c, "the index is damaged (%s); nothing is shared with this pack until it is rewritten",
              strerror(err ? -err : EBADMSG));
     free(index);
@@ -113,20 +141,21 @@ static void check_block(struct check *c, uint32_t group, uint32_t slot) {
     }
     if (gild_sha256(c->out + slot * PACK_BLOCK_BYTES, PACK_BLOCK_BYTES, print) != 0 ||
         memcmp(print, c->print[where], sizeof print) != 0)
-        find(c, "group %u slot %u is not the content its fingerprint names", group, slot);
+        find_groups(c, group, 1, "group %u slot %u is not the content its fingerprint names", group,
+                    slot);
 }
 
 static void check_frame(struct check *c, uint32_t group, const struct gild_pack_frame *frame) {
-    int err = pack_read(c->pack->direct_fd, c->read, frame->read_bytes, frame->read_offset);
+    int err = take(c, c->read, frame->read_bytes, frame->read_offset);
     const uint8_t *bytes = c->read + (frame->file_offset - frame->read_offset);
-    if (!err && !c->deep &&
+    if (!err && !c->look->deep &&
         pack_frame_check(bytes, frame->bytes, c->pack->id, group) != frame->check)
         err = -EBADMSG;
-    if (!err && c->deep)
+    if (!err && c->look->deep)
         err = gild_pack_decode(bytes, frame, c->pack->id, group, c->out);
-    if (err)
-        find(c, "group %u is damaged (%s)", group, strerror(-err));
-    for (uint32_t slot = 0; slot < frame->blocks && !err && c->deep; slot++)
+    if (err && !c->stopped)
+        find_groups(c, group, 1, "group %u is damaged (%s)", group, strerror(-err));
+    for (uint32_t slot = 0; slot < frame->blocks && !err && c->look->deep; slot++)
         check_block(c, group, slot);
 }
 
@@ -134,25 +163,28 @@ static void check_table(struct check *c) {
     _Alignas(GILD_PACK_PAGE_BYTES) uint8_t page[GILD_PACK_PAGE_BYTES];
     const struct pack_layout *l = &c->pack->layout;
     uint64_t end = GILD_PACK_PAGE_BYTES; /* of the frame before; 0: not known */
-    for (uint32_t group = 0; group < l->groups; group++) {
+    for (uint32_t group = 0; group < l->groups && !c->stopped; group++) {
         struct gild_pack_frame frame;
         uint32_t number = group / PACK_TABLE_ENTRIES, index = group % PACK_TABLE_ENTRIES;
         int err = 0;
         if (!index) {
-            err = pack_read(c->pack->direct_fd, page, sizeof page,
-                            l->table_offset + (uint64_t)number * sizeof page);
+            err = take(c, page, sizeof page, l->table_offset + (uint64_t)number * sizeof page);
             if (!err)
                 err = gild_pack_table_verify(page, c->pack->id, number);
         }
+        if (c->stopped)
+            return;
         if (err) {
-            find(c, "table page %u is damaged (%s)", number, strerror(-err));
+            uint64_t rest = l->groups - group;
+            find_groups(c, group, rest < PACK_TABLE_ENTRIES ? (uint32_t)rest : PACK_TABLE_ENTRIES,
+                        "table page %u is damaged (%s)", number, strerror(-err));
             group += PACK_TABLE_ENTRIES - 1;
             end = 0;
             continue;
         }
         if (gild_pack_table_entry(page, c->pack->id, group, index, &frame) != 0 ||
             frame.file_offset + frame.bytes > l->frames_end || (end && frame.file_offset != end)) {
-            find(c, "the table's entry of group %u makes no sense", group);
+            find_groups(c, group, 1, "the table's entry of group %u makes no sense", group);
             end = 0;
             continue;
         }
@@ -168,11 +200,10 @@ static void check_padding(struct check *c) {
     uint64_t bad = 0;
     if (l->table_offset == l->frames_end)
         return;
-    int err = pack_read(c->pack->direct_fd, c->read, GILD_PACK_PAGE_BYTES,
-                        l->table_offset - GILD_PACK_PAGE_BYTES);
+    int err = take(c, c->read, GILD_PACK_PAGE_BYTES, l->table_offset - GILD_PACK_PAGE_BYTES);
     for (uint64_t i = l->frames_end % GILD_PACK_PAGE_BYTES; i < GILD_PACK_PAGE_BYTES && !err; i++)
         bad += c->read[i] != 0;
-    if (err || bad)
+    if (!c->stopped && (err || bad))
         find(c, "the padding behind the frames is damaged");
 }
 
@@ -187,13 +218,15 @@ static int check_all(struct check *c) {
     if (!c->read || !c->out || !c->print || !c->seen)
         return -ENOMEM;
     check_edge(c, "header", PACK_HEADER_MAGIC, 0);
-    check_edge(c, "footer", PACK_FOOTER_MAGIC, l->footer_offset);
-    index_check = ((const struct pack_footer *)c->read)->index_check;
-    if (!c->findings)
+    if (check_edge(c, "footer", PACK_FOOTER_MAGIC, l->footer_offset)) {
+        index_check = ((const struct pack_footer *)c->read)->index_check;
         check_index(c, index_check);
+    }
     check_prints(c);
     check_table(c);
     check_padding(c);
+    if (c->stopped)
+        return c->stopped;
     if (!c->findings && (c->blocks != l->blocks || c->prints != l->blocks))
         find(c, "the footer counts %llu blocks, the table %llu, the fingerprints %llu",
              (unsigned long long)l->blocks, (unsigned long long)c->blocks,
@@ -201,21 +234,68 @@ static int check_all(struct check *c) {
     return c->findings ? -EUCLEAN : 0;
 }
 
-int gild_pack_check(struct gild_packs *packs, uint32_t pack_id, bool deep,
-                    void (*found)(void *context, const char *sentence), void *context) {
-    struct check check = {
-        .packs = packs,
-        .pack = set_get(packs, pack_id),
-        .deep = deep,
-        .found = found,
-        .context = context,
-    };
-    if (!check.pack)
-        return -ENOENT;
+int pack_check(struct gild_packs *packs, const struct pack *pack,
+               const struct gild_pack_look *look) {
+    struct check check = {.packs = packs, .pack = pack, .look = look};
     int err = check_all(&check);
     free(check.read);
     free(check.out);
     free(check.print);
     free(check.seen);
     return err;
+}
+
+int gild_pack_check(struct gild_packs *packs, uint32_t pack_id, const struct gild_pack_look *look) {
+    struct pack *pack = set_hold(packs, pack_id);
+    if (!pack)
+        return -ENOENT;
+    int err = pack_check(packs, pack, look);
+    pack_release(pack);
+    return err;
+}
+
+int gild_pack_read_group(struct gild_packs *packs, uint32_t pack_id, uint32_t group, void *out) {
+    struct pack *pack = set_hold(packs, pack_id);
+    void *cover = aligned_alloc(GILD_PACK_PAGE_BYTES, PACK_COVER_BYTES);
+    uint32_t blocks;
+    int err = !pack ? -ENOENT : cover ? pack_read_group(pack, group, cover, out, &blocks) : -ENOMEM;
+    pack_release(pack);
+    free(cover);
+    return err;
+}
+
+static void count_blocks(const struct pack *pack, uint8_t *group_blocks) {
+    _Alignas(GILD_PACK_PAGE_BYTES) uint8_t page[GILD_PACK_PAGE_BYTES];
+    const struct pack_layout *l = &pack->layout;
+    struct gild_pack_frame frame;
+    for (uint32_t number = 0; number < l->table_pages; number++) {
+        if (pack_read(pack->direct_fd, page, sizeof page,
+                      l->table_offset + (uint64_t)number * sizeof page) != 0 ||
+            gild_pack_table_verify(page, pack->id, number) != 0)
+            continue;
+        for (uint32_t i = 0; i < PACK_TABLE_ENTRIES; i++) {
+            uint64_t group = (uint64_t)number * PACK_TABLE_ENTRIES + i;
+            if (group < l->groups &&
+                gild_pack_table_entry(page, pack->id, (uint32_t)group, i, &frame) == 0)
+                group_blocks[group] = (uint8_t)frame.blocks;
+        }
+    }
+}
+
+int gild_pack_get_facts(struct gild_packs *packs, uint32_t pack_id, struct gild_pack_facts *facts) {
+    struct stat status = {0};
+    struct pack *pack = set_hold(packs, pack_id);
+    memset(facts, 0, sizeof *facts);
+    if (!pack)
+        return -ENOENT;
+    facts->generation = pack->generation;
+    facts->groups = (uint32_t)pack->layout.groups;
+    facts->blocks = (uint32_t)pack->layout.blocks;
+    facts->file_bytes = pack->layout.file_bytes;
+    facts->unlinked = fstat(pack->direct_fd, &status) == 0 && status.st_nlink == 0;
+    facts->group_blocks = calloc(facts->groups, 1);
+    if (facts->group_blocks)
+        count_blocks(pack, facts->group_blocks);
+    pack_release(pack);
+    return facts->group_blocks ? 0 : -ENOMEM;
 }

@@ -33,11 +33,11 @@ int pack_layout(uint32_t groups, uint32_t blocks, uint64_t frames_end, struct pa
 }
 
 void pack_head_fill(struct pack_head *head, const char *magic, const uint8_t store_id[16],
-                    uint32_t pack_id) {
+                    uint32_t pack_id, uint32_t generation) {
     memset(head, 0, sizeof *head);
     memcpy(head->magic, magic, sizeof head->magic);
     head->version = PACK_VERSION;
-    head->generation = 1;
+    head->generation = generation;
     memcpy(head->store_id, store_id, sizeof head->store_id);
     head->pack_id = pack_id;
 }

@@ -122,7 +122,7 @@ int pack_layout(uint32_t groups, uint32_t blocks, uint64_t frames_end, struct pa
 
 /* Fills a head for header or footer. */
 void pack_head_fill(struct pack_head *head, const char *magic, const uint8_t store_id[16],
-                    uint32_t pack_id);
+                    uint32_t pack_id, uint32_t generation);
 /* The check of a header or footer page, and of a table or fingerprint page. */
 uint64_t pack_edge_check(const void *page, uint32_t pack_id);
 uint64_t pack_page_check(const void *page, uint32_t pack_id, uint32_t page_number);

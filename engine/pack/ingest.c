@@ -19,7 +19,6 @@
  * Failure modes: the first failure is kept and every later call returns it; destroy then unlinks
  * all that was written. */
 #include <errno.h>
-#include <fcntl.h>
 #include <stdlib.h>
 #include <string.h>
 #include <unistd.h>
@@ -138,7 +137,7 @@ static int open_group(struct gild_ingest *ingest) {
         if (!err)
             err = ingest->pack_id > SET_ID_MAX ? -EINVAL : 0;
         if (!err)
-            err = writer_create(&ingest->writer, ingest->packs, ingest->pack_id);
+            err = writer_create(&ingest->writer, ingest->packs, ingest->pack_id, 1);
         if (err)
             return err;
     }
@@ -187,7 +186,9 @@ static int seal_pack(struct gild_ingest *ingest) {
     while (ingest->retired < ingest->submitted && !err)
         err = retire_group(ingest);
     if (!err)
-        err = writer_seal(ingest->writer, ingest->own.print, ingest->own.count);
+        err = writer_finish(ingest->writer, ingest->own.print, ingest->own.count);
+    if (!err)
+        err = writer_publish(ingest->writer);
     /* From here on the file has its name; it is listed before anything else can fail, or unlinked
      * at once. */
     if (!err) {
@@ -346,15 +347,6 @@ int gild_ingest_add(struct gild_ingest *ingest, const void *blocks, size_t count
     return ingest->failure;
 }
 
-static int sync_folder(const struct gild_packs *packs) {
-    int fd = open(packs->directory, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
-    if (fd < 0)
-        return -errno;
-    int err = fsync(fd) == 0 ? 0 : -errno;
-    close(fd);
-    return err;
-}
-
 static int finish(struct gild_ingest *ingest) {
     struct batch *last = &ingest->batches[ingest->batches_submitted % ingest->batch_depth];
     int err = ingest->failure;
@@ -367,7 +359,7 @@ static int finish(struct gild_ingest *ingest) {
     if (!err)
         err = seal_pack(ingest);
     if (!err && ingest->rolled_count)
-        err = sync_folder(ingest->packs);
+        err = set_sync_folder(ingest->packs);
     for (uint32_t i = 0; i < ingest->rolled_count && !err; i++) {
         err = set_insert(ingest->packs, ingest->rolled[i]);
         if (!err)

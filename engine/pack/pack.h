@@ -37,6 +37,15 @@ void gild_packs_destroy(struct gild_packs *packs);
  * bounds (not the frames). GILD_CORRUPT with a sentence that names the file. Any thread. */
 int gild_packs_add(struct gild_packs *packs, uint32_t pack_id, struct gild_error *error);
 
+/* The same for a pack whose header or footer is damaged: what they say is made out from the rest of
+ * the file. For a repair, which then rewrites it. GILD_CORRUPT if too little of it is left. */
+int gild_packs_add_damaged(struct gild_packs *packs, uint32_t pack_id, struct gild_error *error);
+
+/* From now on exactly these groups of the pack are lost: nothing is deduplicated into them. 0,
+ * -ENOENT, -ENOMEM. Any thread. */
+int gild_packs_set_lost(struct gild_packs *packs, uint32_t pack_id, const uint32_t *groups,
+                        size_t count);
+
 /* Forgets and unlinks a pack; the caller knows that nothing reaches it and no read is in flight. */
 int gild_packs_remove(struct gild_packs *packs, uint32_t pack_id, struct gild_error *error);
 
@@ -53,6 +62,7 @@ struct gild_pack_page {
     uint64_t file_offset; /* of a 4 KiB page, 4 KiB aligned */
     uint32_t page;        /* cache position */
     uint32_t index;       /* of the group's entry in the page */
+    uint32_t generation;  /* of the file: a rewritten pack's pages are others */
 };
 /* -ENOENT for an unknown pack, -EUCLEAN for a group that it does not have. */
 int gild_pack_table_page(struct gild_packs *packs, uint32_t pack_id, uint32_t group,
@@ -120,12 +130,69 @@ void gild_ingest_get_totals(const struct gild_ingest *ingest, struct gild_ingest
 /* Frees; if not finished, or if `keep` is false, the new packs are forgotten and unlinked. */
 void gild_ingest_destroy(struct gild_ingest *ingest, bool keep);
 
-/* ---- for check ------------------------------------------------------------------------------- */
-
-/* Reads a sealed pack whole: every table page, frame check, and (deep) every block's SHA-256
- * against the fingerprints. One sentence per finding. Returns 0, -EUCLEAN with findings, or -errno.
+/* ---- for check, scrub and repair (blocking, any thread) ---------------------------------------
  */
-int gild_pack_check(struct gild_packs *packs, uint32_t pack_id, bool deep,
-                    void (*found)(void *context, const char *sentence), void *context);
+
+struct gild_pack_fault {
+    const char *sentence; /* names the file */
+    uint32_t first_group; /* whose blocks can not be read, or are not what they were */
+    uint32_t groups;      /* 0: all can be read */
+    bool gone;            /* the file can not be read at all */
+};
+
+struct gild_pack_look {
+    bool deep; /* every block's SHA-256 against the fingerprints, too */
+    void (*found)(void *context, const struct gild_pack_fault *fault); /* may be NULL */
+    /* Called before so many bytes are read; non-zero ends the check with that. May be NULL. */
+    int (*pace)(void *context, uint64_t bytes);
+    void *context;
+};
+
+/* Reads a sealed pack whole, past the page cache: header, table, every frame's check, fingerprints,
+ * index, footer. 0, -EUCLEAN with findings, or -errno. */
+int gild_pack_check(struct gild_packs *packs, uint32_t pack_id, const struct gild_pack_look *look);
+
+struct gild_pack_facts {
+    uint32_t generation, groups, blocks;
+    uint64_t file_bytes;
+    bool unlinked; /* its file has no name any more */
+    /* Blocks of each group, 0 where the table can not be read; the caller's to free(). */
+    uint8_t *group_blocks;
+};
+/* 0, -ENOENT, -ENOMEM. */
+int gild_pack_get_facts(struct gild_packs *packs, uint32_t pack_id, struct gild_pack_facts *facts);
+
+/* Reads, verifies and decodes one group; out: GILD_GROUP_BYTES. 0, -ENOENT, -EBADMSG, ... */
+int gild_pack_read_group(struct gild_packs *packs, uint32_t pack_id, uint32_t group, void *out);
+
+struct gild_pack_repair {
+    /* A copy of a group that somebody has in memory: copies GILD_GROUP_BYTES to out, or false. It
+     * is taken only if its blocks have the right fingerprints. May be NULL. */
+    bool (*copy)(void *context, uint32_t pack_id, uint32_t group, void *out);
+    int (*pace)(void *context, uint64_t bytes); /* as in a check */
+    void *context;
+};
+
+struct gild_pack_old; /* a rewritten pack's file as it was, which readers may still be in */
+
+struct gild_pack_repaired {
+    bool rewritten;
+    uint32_t healed; /* groups that can be read again */
+    uint32_t *lost;  /* groups that no good copy was found of, ascending; free() */
+    uint32_t lost_count;
+    struct gild_pack_old *old; /* NULL, or to let go once all readers have passed */
+};
+
+/* Makes of a damaged pack what can be made: the file is written anew under the same number, next
+ * generation, with the same groups and slots, so that no map changes. What its parts say of each
+ * other is made again (header, footer, table, fingerprints, index); a damaged group is taken from
+ * any copy that has the right SHA-256, in memory or in another pack. A group without one keeps its
+ * damaged bytes. Each step is durable before the next, so that a crash leaves the old file or the
+ * new one, whole. What is good is never replaced by less: the new file is read back first.
+ * 0 also if nothing could be done; -EUCLEAN if the pack is too damaged; -errno (-ENOSPC: nothing is
+ * changed). */
+int gild_pack_repair(struct gild_packs *packs, uint32_t pack_id,
+                     const struct gild_pack_repair *repair, struct gild_pack_repaired *result);
+void gild_pack_let_go(struct gild_pack_old *old); /* NULL is fine */
 
 #endif

@@ -4,9 +4,9 @@
  * 113 blocks). A question is answered by the filter (no I/O), or by the one fingerprint page that
  * the fences name.
  *
- * Invariants: everything in struct pack but `hits` is constant after pack_open; layout was
- * recomputed from three numbers and agrees with footer and file size, so that each page number
- * below its count lies within the file.
+ * Invariants: everything in struct pack but `hits`, `refs` and `lost` is constant after pack_open;
+ * layout was recomputed from three numbers and agrees with footer and file size, so that each page
+ * number below its count lies within the file.
  *
  * Failure modes: a damaged header, footer or size refuses the pack; a damaged index or fingerprint
  * page only ends deduplication into what it covers. */
@@ -109,7 +109,6 @@ static int load_index(struct pack *pack, uint64_t check) {
 static int open_verified(struct pack *pack, const char *path, const uint8_t store_id[16]) {
     _Alignas(GILD_PACK_PAGE_BYTES) uint8_t page[GILD_PACK_PAGE_BYTES];
     struct pack_footer footer;
-    uint32_t generation;
     uint64_t size = 0;
     int err = open_files(pack, path, &size);
     if (!err)
@@ -118,27 +117,106 @@ static int open_verified(struct pack *pack, const char *path, const uint8_t stor
         err = pack_head_verify(page, PACK_HEADER_MAGIC, store_id, pack->id);
     if (err)
         return err;
-    generation = ((const struct pack_header *)page)->head.generation;
+    pack->generation = ((const struct pack_header *)page)->head.generation;
     err = pack_read(pack->direct_fd, page, sizeof page, size - sizeof page);
     if (!err)
         err = pack_head_verify(page, PACK_FOOTER_MAGIC, store_id, pack->id);
     if (err)
         return err;
     memcpy(&footer, page, sizeof footer);
-    if (footer.head.generation != generation)
+    if (footer.head.generation != pack->generation)
         return -EUCLEAN;
     err = verify_footer(pack, &footer, size);
     return err ? err : load_index(pack, footer.index_check);
 }
 
-int pack_open(struct pack **out, const char *path, const uint8_t store_id[16], uint32_t pack_id,
-              struct gild_error *error) {
+/* ---- a pack whose ends are damaged ----------------------------------------------------------- */
+
+/* Does the file begin its table and its fingerprints where this layout has them? */
+static bool layout_fits(const struct pack *pack, const struct pack_layout *l, uint64_t size,
+                        void *page) {
+    return l->file_bytes == size &&
+           (pack_read(pack->direct_fd, page, GILD_PACK_PAGE_BYTES, l->table_offset) == 0 &&
+            gild_pack_table_verify(page, pack->id, 0) == 0 &&
+            ((const struct pack_table *)page)->frames_end == l->frames_end);
+}
+
+/* From the end backwards: fingerprint pages and table pages say themselves which ones they are. The
+ * last of each kind must be whole. */
+static int find_layout(struct pack *pack, uint64_t size, void *page) {
+    const struct pack_table *table = page;
+    const struct pack_prints *prints = page;
+    uint64_t blocks = 0;
+    for (uint64_t at = size; at >= 2 * GILD_PACK_PAGE_BYTES;) {
+        at -= GILD_PACK_PAGE_BYTES;
+        int err = pack_read(pack->direct_fd, page, GILD_PACK_PAGE_BYTES, at);
+        if (err)
+            return err;
+        if (!blocks && prints->magic == PACK_PRINTS_MAGIC &&
+            pack_prints_verify(prints, pack->id, prints->page, prints->count) == 0)
+            blocks = (uint64_t)prints->page * PACK_PRINTS + prints->count;
+        if (table->magic != PACK_TABLE_MAGIC ||
+            gild_pack_table_verify(page, pack->id, table->page) != 0)
+            continue;
+        uint64_t groups = (uint64_t)table->page * PACK_TABLE_ENTRIES + table->count;
+        if (groups > PACK_GROUPS_MAX || blocks > UINT32_MAX ||
+            pack_layout((uint32_t)groups, (uint32_t)blocks, table->frames_end, &pack->layout) ||
+            pack->layout.file_bytes != size ||
+            pack->layout.table_offset + (uint64_t)table->page * GILD_PACK_PAGE_BYTES != at)
+            return -EUCLEAN;
+        return 0;
+    }
+    return -EUCLEAN;
+}
+
+/* Another store's page under a right check is no damage, but the wrong file. */
+static bool foreign(const void *page, const char *magic, const struct pack *pack,
+                    const uint8_t store_id[16]) {
+    int err = pack_head_verify(page, magic, store_id, pack->id);
+    return err == -ESTALE || err == -ENOTSUP;
+}
+
+static int salvage(struct pack *pack, const char *path, const uint8_t store_id[16]) {
+    _Alignas(GILD_PACK_PAGE_BYTES) uint8_t page[GILD_PACK_PAGE_BYTES];
+    const struct pack_head *head = (const struct pack_head *)page;
+    struct pack_footer footer;
+    uint64_t size = 0;
+    pack->generation = 1;
+    int err = open_files(pack, path, &size);
+    if (!err)
+        err = pack_read(pack->direct_fd, page, sizeof page, 0);
+    if (!err && foreign(page, PACK_HEADER_MAGIC, pack, store_id))
+        err = -ESTALE;
+    if (err)
+        return err;
+    if (pack_head_verify(page, PACK_HEADER_MAGIC, store_id, pack->id) == 0)
+        pack->generation = head->generation;
+    err = pack_read(pack->direct_fd, page, sizeof page, size - sizeof page);
+    if (!err && foreign(page, PACK_FOOTER_MAGIC, pack, store_id))
+        err = -ESTALE;
+    if (err)
+        return err;
+    memcpy(&footer, page, sizeof footer);
+    bool whole = pack_head_verify(page, PACK_FOOTER_MAGIC, store_id, pack->id) == 0;
+    if (whole && footer.head.generation > pack->generation)
+        pack->generation = footer.head.generation;
+    bool known =
+        pack_layout(footer.groups, footer.blocks, footer.frames_end, &pack->layout) == 0 &&
+        (whole ? pack->layout.file_bytes == size : layout_fits(pack, &pack->layout, size, page));
+    err = known ? 0 : find_layout(pack, size, page);
+    return !err && whole ? load_index(pack, footer.index_check) : err;
+}
+
+static int open_with(int (*verify)(struct pack *pack, const char *path, const uint8_t store_id[16]),
+                     struct pack **out, const char *path, const uint8_t store_id[16],
+                     uint32_t pack_id, struct gild_error *error) {
     struct pack *pack = calloc(1, sizeof *pack);
     if (!pack)
         return gild_fail(error, GILD_FAILED, ENOMEM, "no memory to open the pack %s", path);
     pack->id = pack_id;
     pack->direct_fd = pack->buffered_fd = -1;
-    int err = open_verified(pack, path, store_id);
+    atomic_store(&pack->refs, 1);
+    int err = verify(pack, path, store_id);
     if (err) {
         pack_close(pack);
         return refuse(error, err, path);
@@ -146,6 +224,16 @@ int pack_open(struct pack **out, const char *path, const uint8_t store_id[16], u
     posix_fadvise(pack->buffered_fd, 0, 0, POSIX_FADV_RANDOM);
     *out = pack;
     return 0;
+}
+
+int pack_open(struct pack **out, const char *path, const uint8_t store_id[16], uint32_t pack_id,
+              struct gild_error *error) {
+    return open_with(open_verified, out, path, store_id, pack_id, error);
+}
+
+int pack_open_damaged(struct pack **out, const char *path, const uint8_t store_id[16],
+                      uint32_t pack_id, struct gild_error *error) {
+    return open_with(salvage, out, path, store_id, pack_id, error);
 }
 
 void pack_close(struct pack *pack) {
@@ -156,7 +244,50 @@ void pack_close(struct pack *pack) {
     if (pack->buffered_fd >= 0)
         close(pack->buffered_fd);
     free(pack->index);
+    free(pack->lost);
     free(pack);
+}
+
+int pack_mark_lost(struct pack *pack, const uint32_t *groups, size_t count) {
+    size_t words = pack->layout.groups / 64 + 1;
+    if (count && !pack->lost) {
+        pack->lost = calloc(words, sizeof *pack->lost);
+        if (!pack->lost)
+            return -ENOMEM;
+    }
+    if (pack->lost)
+        memset(pack->lost, 0, words * sizeof *pack->lost);
+    for (size_t i = 0; i < count; i++)
+        if (groups[i] < pack->layout.groups)
+            pack->lost[groups[i] / 64] |= (uint64_t)1 << groups[i] % 64;
+    return 0;
+}
+
+void pack_release(struct pack *pack) {
+    if (pack && atomic_fetch_sub(&pack->refs, 1) == 1)
+        pack_close(pack);
+}
+
+int pack_read_group(const struct pack *pack, uint32_t group, void *cover, void *out,
+                    uint32_t *blocks) {
+    struct gild_pack_frame frame;
+    uint32_t number = group / PACK_TABLE_ENTRIES;
+    if (group >= pack->layout.groups)
+        return -EUCLEAN;
+    int err = pack_read(pack->direct_fd, cover, GILD_PACK_PAGE_BYTES,
+                        pack->layout.table_offset + (uint64_t)number * GILD_PACK_PAGE_BYTES);
+    if (!err)
+        err = gild_pack_table_verify(cover, pack->id, number);
+    if (!err)
+        err = gild_pack_table_entry(cover, pack->id, group, group % PACK_TABLE_ENTRIES, &frame);
+    if (!err)
+        err = pack_read(pack->direct_fd, cover, frame.read_bytes, frame.read_offset);
+    if (!err)
+        err = gild_pack_decode((uint8_t *)cover + (frame.file_offset - frame.read_offset), &frame,
+                               pack->id, group, out);
+    if (!err)
+        *blocks = frame.blocks;
+    return err;
 }
 
 uint64_t pack_memory_bytes(const struct pack *pack) {
@@ -202,6 +333,10 @@ static void count_hit(struct pack *pack) {
                       POSIX_FADV_WILLNEED);
 }
 
+static bool group_lost(const struct pack *pack, uint64_t group) {
+    return pack->lost && (pack->lost[group / 64] >> group % 64 & 1);
+}
+
 static int64_t search_pages(struct pack *pack, const uint8_t *fingerprint) {
     const struct pack_layout *l = &pack->layout;
     uint64_t prefix = pack_print_prefix(fingerprint);
@@ -217,7 +352,9 @@ static int64_t search_pages(struct pack *pack, const uint8_t *fingerprint) {
             continue;
         int64_t where = search_page(&page, fingerprint);
         if (where >= 0)
-            return (uint64_t)where >> 4 < l->groups ? where : -ENOENT;
+            return (uint64_t)where >> 4 < l->groups && !group_lost(pack, (uint64_t)where >> 4)
+                       ? where
+                       : -ENOENT;
     }
     return -ENOENT;
 }

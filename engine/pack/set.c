@@ -10,6 +10,7 @@
 #include "pack/set.h"
 
 #include <errno.h>
+#include <fcntl.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -17,6 +18,15 @@
 
 void set_path(const struct gild_packs *packs, uint32_t pack_id, bool sealed, char path[PATH_MAX]) {
     snprintf(path, PATH_MAX, "%s/%08x.pack%s", packs->directory, pack_id, sealed ? "" : ".new");
+}
+
+int set_sync_folder(const struct gild_packs *packs) {
+    int fd = open(packs->directory, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
+    if (fd < 0)
+        return -errno;
+    int err = fsync(fd) == 0 ? 0 : -errno;
+    close(fd);
+    return err;
 }
 
 int gild_packs_create(struct gild_packs **out, const char *directory, const uint8_t store_id[16],
@@ -55,6 +65,15 @@ struct pack *set_get(struct gild_packs *packs, uint32_t pack_id) {
     if (!leaf)
         return NULL;
     return atomic_load_explicit(&leaf[pack_id & (SET_LEAF_SIZE - 1)], memory_order_acquire);
+}
+
+struct pack *set_hold(struct gild_packs *packs, uint32_t pack_id) {
+    pthread_rwlock_rdlock(&packs->lock);
+    struct pack *pack = set_get(packs, pack_id);
+    if (pack)
+        atomic_fetch_add(&pack->refs, 1);
+    pthread_rwlock_unlock(&packs->lock);
+    return pack;
 }
 
 /* The position in the list at which the id is or belongs; the lock is held. */
@@ -112,13 +131,27 @@ int set_insert(struct gild_packs *packs, struct pack *pack) {
     return err;
 }
 
-int gild_packs_add(struct gild_packs *packs, uint32_t pack_id, struct gild_error *error) {
+struct pack *set_swap(struct gild_packs *packs, struct pack *pack) {
+    pthread_rwlock_wrlock(&packs->lock);
+    set_slot *leaf =
+        atomic_load_explicit(&packs->leaf[pack->id >> SET_LEAF_BITS], memory_order_relaxed);
+    struct pack *old = atomic_exchange(&leaf[pack->id & (SET_LEAF_SIZE - 1)], pack);
+    packs->list[list_position(packs, pack->id)] = pack;
+    pthread_rwlock_unlock(&packs->lock);
+    return old;
+}
+
+typedef int open_pack(struct pack **out, const char *path, const uint8_t store_id[16],
+                      uint32_t pack_id, struct gild_error *error);
+
+static int add(struct gild_packs *packs, uint32_t pack_id, open_pack *open,
+               struct gild_error *error) {
     char path[PATH_MAX];
     struct pack *pack;
     if (pack_id > SET_ID_MAX)
         return gild_fail(error, GILD_USAGE, EINVAL, "there is no pack number %u", pack_id);
     set_path(packs, pack_id, true, path);
-    int err = pack_open(&pack, path, packs->store_id, pack_id, error);
+    int err = open(&pack, path, packs->store_id, pack_id, error);
     if (err)
         return err;
     err = set_insert(packs, pack);
@@ -127,6 +160,27 @@ int gild_packs_add(struct gild_packs *packs, uint32_t pack_id, struct gild_error
     pack_close(pack);
     return gild_fail(error, GILD_FAILED, -err, "the pack %s can not be added: %s", path,
                      err == -EEXIST ? "it is open already" : "no memory");
+}
+
+int gild_packs_add(struct gild_packs *packs, uint32_t pack_id, struct gild_error *error) {
+    return add(packs, pack_id, pack_open, error);
+}
+
+int gild_packs_add_damaged(struct gild_packs *packs, uint32_t pack_id, struct gild_error *error) {
+    return add(packs, pack_id, pack_open_damaged, error);
+}
+
+int gild_packs_set_lost(struct gild_packs *packs, uint32_t pack_id, const uint32_t *groups,
+                        size_t count) {
+    pthread_rwlock_wrlock(&packs->lock);
+    struct pack *pack = set_get(packs, pack_id);
+    int err = pack ? pack_mark_lost(pack, groups, count) : -ENOENT;
+    pthread_rwlock_unlock(&packs->lock);
+    return err;
+}
+
+void gild_pack_let_go(struct gild_pack_old *old) {
+    pack_release((struct pack *)old);
 }
 
 int gild_packs_remove(struct gild_packs *packs, uint32_t pack_id, struct gild_error *error) {
@@ -147,7 +201,7 @@ int gild_packs_remove(struct gild_packs *packs, uint32_t pack_id, struct gild_er
     pthread_rwlock_unlock(&packs->lock);
     if (!pack)
         return gild_fail(error, GILD_NOT_FOUND, ENOENT, "the pack %s is not open", path);
-    pack_close(pack);
+    pack_release(pack);
     if (unlink(path) != 0 && errno != ENOENT) {
         int err = errno;
         return gild_fail(error, gild_code_of_errno(err), err, "the pack %s can not be deleted: %s",
@@ -180,6 +234,7 @@ int gild_pack_table_page(struct gild_packs *packs, uint32_t pack_id, uint32_t gr
     if (group >= pack->layout.groups)
         return -EUCLEAN;
     where->fd = pack->direct_fd;
+    where->generation = pack->generation;
     where->page = group / PACK_TABLE_ENTRIES;
     where->index = group % PACK_TABLE_ENTRIES;
     where->file_offset = pack->layout.table_offset + (uint64_t)where->page * GILD_PACK_PAGE_BYTES;
@@ -206,4 +261,18 @@ void set_find_many(struct gild_packs *packs, uint32_t *hot,
             *hot = packs->list[i]->id;
     }
     pthread_rwlock_unlock(&packs->lock);
+}
+
+uint64_t set_find_elsewhere(struct gild_packs *packs, uint32_t but,
+                            const uint8_t fingerprint[GILD_FINGERPRINT_BYTES]) {
+    uint64_t place = 0;
+    pthread_rwlock_rdlock(&packs->lock);
+    for (size_t i = 0; i < packs->count && !place; i++) {
+        struct pack *pack = packs->list[i];
+        int64_t where = pack->id == but ? -ENOENT : pack_find(pack, fingerprint);
+        if (where >= 0)
+            place = gild_place_pack(pack->id, (uint32_t)where >> 4, (uint32_t)where & 15);
+    }
+    pthread_rwlock_unlock(&packs->lock);
+    return place;
 }

@@ -28,6 +28,9 @@ struct gild_packs {
 /* The path of a pack's file; "%08x.pack" or with ".new" behind it while it is written. */
 void set_path(const struct gild_packs *packs, uint32_t pack_id, bool sealed, char path[PATH_MAX]);
 
+/* fsync of the packs' folder. 0 or -errno. */
+int set_sync_folder(const struct gild_packs *packs);
+
 /* Takes ownership of an open pack. 0, -EEXIST, -ENOMEM (then the caller keeps it). */
 int set_insert(struct gild_packs *packs, struct pack *pack);
 
@@ -37,7 +40,22 @@ void set_find_many(struct gild_packs *packs, uint32_t *hot,
                    const uint8_t (*fingerprints)[GILD_FINGERPRINT_BYTES], unsigned count,
                    uint64_t *places);
 
-/* The open pack or NULL; wait-free. */
+/* The open pack or NULL; wait-free. For callers whom add and remove wait for. */
 struct pack *set_get(struct gild_packs *packs, uint32_t pack_id);
+
+/* The same with a reference, for whoever blocks: pack_release. Any thread. */
+struct pack *set_hold(struct gild_packs *packs, uint32_t pack_id);
+
+/* Puts a rewritten pack in the place of the one with its number, which is returned: readers may
+ * still be in it. */
+struct pack *set_swap(struct gild_packs *packs, struct pack *pack);
+
+/* Finds a content in any pack but one. The place or 0. Blocking. */
+uint64_t set_find_elsewhere(struct gild_packs *packs, uint32_t but,
+                            const uint8_t fingerprint[GILD_FINGERPRINT_BYTES]);
+
+/* Checks one open pack as gild_pack_check does. check.c */
+int pack_check(struct gild_packs *packs, const struct pack *pack,
+               const struct gild_pack_look *look);
 
 #endif

@@ -21,7 +21,7 @@
 
 struct pack_writer {
     struct gild_packs *packs;
-    uint32_t pack_id;
+    uint32_t pack_id, generation;
     int fd;
     bool sealed;
     uint64_t offset; /* of the buffer in the file */
@@ -31,7 +31,8 @@ struct pack_writer {
     uint8_t *buffer;
 };
 
-int writer_create(struct pack_writer **out, struct gild_packs *packs, uint32_t pack_id) {
+int writer_create(struct pack_writer **out, struct gild_packs *packs, uint32_t pack_id,
+                  uint32_t generation) {
     char path[PATH_MAX];
     struct pack_writer *w = calloc(1, sizeof *w);
     if (!w)
@@ -43,6 +44,7 @@ int writer_create(struct pack_writer **out, struct gild_packs *packs, uint32_t p
     }
     w->packs = packs;
     w->pack_id = pack_id;
+    w->generation = generation;
     set_path(packs, pack_id, false, path);
     int flags = O_WRONLY | O_CREAT | O_EXCL | O_CLOEXEC;
     w->fd = open(path, flags | O_DIRECT, 0600);
@@ -59,7 +61,7 @@ int writer_create(struct pack_writer **out, struct gild_packs *packs, uint32_t p
     }
     struct pack_header *header = (struct pack_header *)w->buffer;
     memset(header, 0, sizeof *header);
-    pack_head_fill(&header->head, PACK_HEADER_MAGIC, packs->store_id, pack_id);
+    pack_head_fill(&header->head, PACK_HEADER_MAGIC, packs->store_id, pack_id, generation);
     header->check = pack_edge_check(header, pack_id);
     w->filled = sizeof *header;
     *out = w;
@@ -192,26 +194,12 @@ static int append_footer(struct pack_writer *w, const struct pack_layout *l, uin
         .filter_blocks = l->filter_blocks,
         .index_check = index_check,
     };
-    pack_head_fill(&footer.head, PACK_FOOTER_MAGIC, w->packs->store_id, w->pack_id);
+    pack_head_fill(&footer.head, PACK_FOOTER_MAGIC, w->packs->store_id, w->pack_id, w->generation);
     footer.check = pack_edge_check(&footer, w->pack_id);
     return append(w, &footer, sizeof footer);
 }
 
-static int publish(struct pack_writer *w) {
-    char from[PATH_MAX], to[PATH_MAX];
-    if (fsync(w->fd) != 0)
-        return -errno;
-    set_path(w->packs, w->pack_id, false, from);
-    set_path(w->packs, w->pack_id, true, to);
-    /* A pack is never replaced: a number that is taken means that numbers were given twice. */
-    if (renameat2(AT_FDCWD, from, AT_FDCWD, to, RENAME_NOREPLACE) != 0 &&
-        (errno != EINVAL || rename(from, to) != 0))
-        return -errno;
-    w->sealed = true;
-    return 0;
-}
-
-int writer_seal(struct pack_writer *w, struct pack_print *prints, uint32_t count) {
+int writer_finish(struct pack_writer *w, struct pack_print *prints, uint32_t count) {
     static const uint8_t zeroes[GILD_PACK_PAGE_BYTES];
     struct pack_layout layout;
     uint64_t index_check = 0, frames_end = w->offset + w->filled;
@@ -230,7 +218,22 @@ int writer_seal(struct pack_writer *w, struct pack_print *prints, uint32_t count
         err = append_footer(w, &layout, index_check);
     if (!err)
         err = flush(w);
-    return err ? err : publish(w);
+    if (err)
+        return err;
+    return fsync(w->fd) == 0 ? 0 : -errno;
+}
+
+int writer_publish(struct pack_writer *w) {
+    char from[PATH_MAX], to[PATH_MAX];
+    set_path(w->packs, w->pack_id, false, from);
+    set_path(w->packs, w->pack_id, true, to);
+    /* A new pack replaces none: a number that is taken means that numbers were given twice. */
+    unsigned flags = w->generation > 1 ? 0 : RENAME_NOREPLACE;
+    if (renameat2(AT_FDCWD, from, AT_FDCWD, to, flags) != 0 &&
+        (errno != EINVAL || rename(from, to) != 0))
+        return -errno;
+    w->sealed = true;
+    return 0;
 }
 
 void writer_destroy(struct pack_writer *w) {

@@ -6,8 +6,10 @@
 
 struct pack_writer;
 
-/* Makes the pack's file under its temporary name. 0 or -errno. */
-int writer_create(struct pack_writer **out, struct gild_packs *packs, uint32_t pack_id);
+/* Makes the pack's file under its temporary name. generation: 1, or of a rewrite one more than the
+ * pack has. 0 or -errno. */
+int writer_create(struct pack_writer **out, struct gild_packs *packs, uint32_t pack_id,
+                  uint32_t generation);
 
 /* Appends the next group's frame. */
 int writer_frame(struct pack_writer *writer, const void *frame, uint32_t bytes, uint32_t blocks,
@@ -16,9 +18,12 @@ int writer_frame(struct pack_writer *writer, const void *frame, uint32_t bytes, 
 /* The byte after the frame of a group that was appended. */
 uint64_t writer_frame_end(const struct pack_writer *writer, uint32_t group);
 
-/* Writes table, fingerprints (sorted in place), index and footer, syncs, gives the file its name.
- * The folder is not synced. 0 or -errno. */
-int writer_seal(struct pack_writer *writer, struct pack_print *prints, uint32_t count);
+/* Writes table, fingerprints (sorted in place), index and footer, and syncs. 0 or -errno. */
+int writer_finish(struct pack_writer *writer, struct pack_print *prints, uint32_t count);
+
+/* Gives the finished file its name: a new pack's must be free, a rewrite takes its place. The
+ * folder is not synced. 0 or -errno. */
+int writer_publish(struct pack_writer *writer);
 
 /* Frees; a pack that was not sealed is unlinked. NULL is fine. */
 void writer_destroy(struct pack_writer *writer);

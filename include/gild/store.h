@@ -66,14 +66,87 @@ int gild_store_get_info(struct gild_store *store, struct gild_store_info *info,
 /* Makes everything acknowledged so far durable and checkpointed. Any thread but a reactor's. */
 int gild_store_checkpoint(struct gild_store *store, struct gild_error *error);
 
+/* Blocks of one disk that a fault hits: reads of them fail, or may be wrong. */
+struct gild_hit_range {
+    uint64_t first_block, blocks; /* of 4 KiB */
+};
+struct gild_hit {
+    const char *disk;                    /* its path: "images/win10@3", "desktops/d1/os" */
+    uint64_t blocks;                     /* all that are hit */
+    const struct gild_hit_range *ranges; /* ascending */
+    size_t range_count;
+};
+
+/* One thing that is wrong. All of it is valid during the call only. */
+struct gild_finding {
+    const char *object; /* "pack 00000001", "map 3", "desktops/d1/os", "segment 000000000000000a" */
+    const char *kind;   /* "damaged", "lost" (known, quarantined), "missing", "orphan", "count",
+                           "reference", "repaired" */
+    const char *message; /* one sentence, with the images and desktops that it hits */
+    const struct gild_hit *hits;
+    size_t hit_count;
+};
+typedef void gild_check_found(void *context, const struct gild_finding *finding);
+
 /* Recounts references, maps, packs and segments against the catalogue; reads and verifies every
- * checksum of the metadata. Each finding is one sentence. Returns 0 (clean), -EUCLEAN (findings),
- * or -errno. Any thread but a reactor's. */
-typedef void gild_check_found(void *context, const char *sentence);
+ * checksum but those of guests' blocks in the log. Returns 0 (clean), -EUCLEAN (findings), or
+ * -errno. Guests go on meanwhile. Any thread but a reactor's. */
 struct gild_check_result {
     uint64_t disks, maps, packs, segments, blocks, findings;
 };
 int gild_store_check(struct gild_store *store, gild_check_found *found, void *context,
                      struct gild_check_result *result, struct gild_error *error);
+
+/* Reads everything that is stored, past the page cache, and proves that it is what it was: packs
+ * block by block against their SHA-256, maps, the log's blocks and nodes, the content hash of each
+ * image version. What is damaged is repaired from any good copy, and quarantined where there is
+ * none: nothing is deduplicated into it until a later import brings the same content and another
+ * scrub heals it. Findings are what is (still) wrong, and what was repaired. */
+struct gild_scrub_options {
+    uint64_t rate_bytes; /* read in a second, 0 = as fast as it can */
+    bool dry_run;        /* only looks */
+    /* As in an import; a non-zero return stops the scrub: -ECANCELED. May be NULL. */
+    int (*progress)(void *context, const char *what, uint64_t done, uint64_t total);
+    gild_check_found *found;
+    void *context;
+};
+struct gild_scrub_result {
+    uint64_t read_bytes, packs, maps, disks, images;
+    uint64_t findings;        /* faults, repaired or not */
+    uint64_t repaired_packs;  /* written anew */
+    uint64_t repaired_groups; /* of them, whose content came from another copy */
+    uint64_t lost_groups;     /* known to be lost after this scrub */
+};
+/* 0 (all is well, or is now), -EUCLEAN (something is lost or damaged), or -errno. */
+int gild_store_scrub(struct gild_store *store, const struct gild_scrub_options *options,
+                     struct gild_scrub_result *result, struct gild_error *error);
+
+/* The part of a scrub that is packs, as fast as it can: for a repair, also of a store whose
+ * reactors do not run yet. */
+int gild_store_repair_packs(struct gild_store *store, gild_check_found *found, void *context,
+                            struct gild_scrub_result *result, struct gild_error *error);
+
+/* ---- repair --------------------------------------------------------------------------------- */
+
+/* What a repair says as it goes; any of the calls may be NULL. */
+struct gild_repair_report {
+    void (*repaired)(void *context, const char *sentence);
+    /* Content that can not be had back: reads of it are EIO until it is overwritten. */
+    void (*lost)(void *context, const char *disk, uint64_t first_block, uint64_t blocks);
+    /* A disk that may have lost flushed writes, nobody knows which: it opens for reading only. */
+    void (*quarantined)(void *context, const char *disk, const char *why);
+    void *context;
+};
+struct gild_repair_result {
+    uint64_t repaired, lost_ranges, lost_blocks, quarantined;
+};
+
+/* Makes a store that is refused, or whose check finds damage, one that opens: what can be known is
+ * set right, what can not is marked as lost, never guessed. The store must not be held by anybody.
+ * dry_run: changes nothing, and says what would be done as far as it can be seen. A store without
+ * damage is not changed. What was lost or quarantined by an earlier repair is told again. 0, or
+ * -errno with a sentence; broken off, it is done again from the start. Blocking. */
+int gild_store_repair(const char *directory, bool dry_run, const struct gild_repair_report *report,
+                      struct gild_repair_result *result, struct gild_error *error);
 
 #endif

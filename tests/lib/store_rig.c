@@ -74,13 +74,13 @@ void store_rig_release(struct gild_disk *disk) {
     gild_disk_close(disk, "test", true);
 }
 
-static void found(void *context, const char *sentence) {
+static void found(void *context, const struct gild_finding *finding) {
     struct store_rig_findings *findings = context;
     size_t length = strlen(findings->text);
     findings->count++;
     if (!findings->quiet)
-        fprintf(stderr, "check: %s\n", sentence);
-    snprintf(findings->text + length, sizeof findings->text - length, "%s\n", sentence);
+        fprintf(stderr, "check: %s\n", finding->message);
+    snprintf(findings->text + length, sizeof findings->text - length, "%s\n", finding->message);
 }
 
 int store_rig_check(struct gild_store *store, struct store_rig_findings *findings) {

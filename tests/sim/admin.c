@@ -100,11 +100,11 @@ static void delete_clone(struct disk *disk) {
     oracle_fini(&disk->oracle);
 }
 
-static void found(void *context, const char *sentence) {
+static void found(void *context, const struct gild_finding *finding) {
     unsigned *findings = context;
     ++*findings;
     if (!machine_damaged() && !machine.errors)
-        fprintf(stderr, "check: %s\n", sentence);
+        fprintf(stderr, "check: %s\n", finding->message);
 }
 
 void admin_check(void) {

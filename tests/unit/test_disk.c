@@ -213,9 +213,9 @@ static void verify(struct gild_disk **disks, const struct model *model, struct c
         }
 }
 
-static void print_finding(void *context, const char *sentence) {
+static void print_finding(void *context, const struct gild_finding *finding) {
     (void)context;
-    fprintf(stderr, "check: %s\n", sentence);
+    fprintf(stderr, "check: %s\n", finding->message);
 }
 
 static void check_clean(struct gild_store *store) {

@@ -27,15 +27,16 @@ static void mix(uint64_t base, unsigned percent) {
         numbers[i] = base + (fresh && rig_draw() % 100 >= percent ? rig_draw() % fresh : fresh++);
 }
 
-static void count_finding(void *context, const char *sentence) {
-    printf("%s\n", sentence);
+static void count_finding(void *context, const struct gild_pack_fault *fault) {
+    printf("%s\n", fault->sentence);
     ++*(unsigned *)context;
 }
 
 static unsigned findings(struct rig *rig, uint32_t first, uint32_t last) {
     unsigned found = 0;
+    const struct gild_pack_look look = {.deep = true, .found = count_finding, .context = &found};
     for (uint32_t id = first; id <= last; id++)
-        CU_ASSERT_EQUAL(gild_pack_check(rig->packs, id, true, count_finding, &found), 0);
+        CU_ASSERT_EQUAL(gild_pack_check(rig->packs, id, &look), 0);
     return found;
 }
 

@@ -22,8 +22,8 @@ static void make_pack(struct rig *rig, char path[256], uint8_t **data, size_t *l
     *data = rig_load(rig_path(rig, 1, path), length);
 }
 
-static void ignore_finding(void *context, const char *sentence) {
-    (void)sentence;
+static void count_finding(void *context, const struct gild_pack_fault *fault) {
+    (void)fault;
     ++*(size_t *)context;
 }
 
@@ -40,12 +40,14 @@ static void try_rotten(struct rig *rig, size_t position) {
     }
     size_t right = rig_verify(rig, numbers, COUNT, &refused);
     CU_ASSERT_EQUAL(right + refused, COUNT);
-    int deep = gild_pack_check(rig->packs, 1, true, ignore_finding, &found);
+    const struct gild_pack_look look = {.deep = true, .found = count_finding, .context = &found};
+    const struct gild_pack_look shallow = {.deep = false};
+    int deep = gild_pack_check(rig->packs, 1, &look);
     if (deep != -EUCLEAN || !found)
         printf("the rot of byte %zu was not found\n", position);
     CU_ASSERT_EQUAL(deep, -EUCLEAN);
     CU_ASSERT(found > 0);
-    CU_ASSERT_EQUAL(gild_pack_check(rig->packs, 1, false, NULL, NULL), -EUCLEAN);
+    CU_ASSERT_EQUAL(gild_pack_check(rig->packs, 1, &shallow), -EUCLEAN);
 }
 
 static void any_rotten_byte_is_found_and_never_read(void) {

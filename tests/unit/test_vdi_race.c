@@ -160,9 +160,9 @@ static int check_pool(void *context, const void *key, size_t key_length, const v
     return 0;
 }
 
-static void say(void *context, const char *sentence) {
+static void say(void *context, const struct gild_finding *finding) {
     (void)context;
-    printf("\n    check: %s", sentence);
+    printf("\n    check: %s", finding->message);
 }
 
 static void check_whole(struct gild_store *store) {

@@ -131,7 +131,8 @@ void freed_print(json_t *answer, const char *began) {
 static void check_lines(json_t *answer) {
     json_t *findings = json_object_get(answer, "findings"), *finding;
     size_t index;
-    json_array_foreach(findings, index, finding) puts(json_string_value(finding));
+    json_array_foreach(findings, index, finding)
+        puts(json_string_value(json_object_get(finding, "message")));
     long long left = number(answer, "finding_count") - (long long)json_array_size(findings);
     if (left > 0)
         printf("and %lld more\n", left);
