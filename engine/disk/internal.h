@@ -3,6 +3,7 @@
 #define GILD_DISK_INTERNAL_H
 
 #include "disk/reactor.h"
+#include "log/recover.h"
 
 #define MAX_REACTORS 8u
 
@@ -50,6 +51,10 @@ struct gild_store {
 void store_path(const struct gild_store *store, const char *name, char path[4096]);
 uint64_t store_used_bytes(struct gild_store *store);
 int store_admit(void *context, uint64_t bytes);
+/* gild_store_open, for a repair too: one that has only looked must be freed, not closed. */
+int store_open(const char *directory, const struct gild_store_options *options,
+               struct repair *repair, struct gild_store **out, struct gild_error *error);
+void store_free(struct gild_store *store);
 
 /* disks.c */
 struct gild_disk *disk_find(struct gild_store *store, uint64_t delta_id, uint64_t map_id);
@@ -94,6 +99,9 @@ int collect_orphans(struct gild_store *store, struct gild_error *error);
  */
 int recovery_verify(struct gild_store *store, struct gild_error *error);
 int recovery_run(struct gild_store *store, struct gild_error *error);
+/* For a repair: visits the batches above the checkpoint; the segments are there already. */
+int recovery_look(struct gild_store *store, gild_recover_visit *visit, void *context,
+                  const struct gild_recover_repair *repair, struct gild_error *error);
 
 /* load.c */
 void fetches_free(struct reactor *reactor);

@@ -4,7 +4,8 @@
  * What lies above every durable LSN may be in a volatile cache of the device only, and a page that
  * once failed may look clean: it is copied to a new segment and flushed with the checkpoint before
  * anything depends on it (D5). Entries of deltas that the catalogue no longer knows are ignored
- * (D10). Before reactors run. */
+ * (D10). A repair goes on where this would refuse: it has said and recorded what is lost before it
+ * replays (repair_log.c). Before reactors run. */
 #include <errno.h>
 #include <inttypes.h>
 #include <stdio.h>
@@ -67,9 +68,12 @@ static int satisfy(struct replay *replay, struct gild_disk *disk, enum gild_map_
     if (step == GILD_MAP_NEED_NODE) {
         int err = store_read_node(store, need->place, disk->delta_id, need->kind, need->index,
                                   replay->page);
-        if (err)
+        if (err == -EBADMSG && store->repair)
+            step = gild_delta_lose(&disk->map, need);
+        else if (err)
             return err;
-        step = gild_delta_install(&disk->map, need, replay->page);
+        else
+            step = gild_delta_install(&disk->map, need, replay->page);
     }
     return step == GILD_MAP_NEED_PAGE ? -ENOMEM : 0;
 }
@@ -216,7 +220,25 @@ int recovery_verify(struct gild_store *store, struct gild_error *error) {
     return err;
 }
 
+int recovery_look(struct gild_store *store, gild_recover_visit *visit, void *context,
+                  const struct gild_recover_repair *repair, struct gild_error *error) {
+    struct replay replay = {.store = store, .error = error};
+    struct gild_recover_totals totals;
+    int err = read_catalogue(&replay, false);
+    if (!err)
+        err = gild_log_recover_rest(store->segments, store->id, replay.streams, replay.stream_count,
+                                    visit, context, repair, &totals, error);
+    free(replay.streams);
+    return err;
+}
+
+static void lost_is_known(void *context, uint64_t stream, uint64_t first, uint64_t last,
+                          const uint64_t *filter) {
+    (void)context, (void)stream, (void)first, (void)last, (void)filter;
+}
+
 int recovery_run(struct gild_store *store, struct gild_error *error) {
+    static const struct gild_recover_repair looked_at = {.lost = lost_is_known};
     struct replay replay = {.store = store, .error = error};
     struct gild_recover_totals totals = {0};
     if (posix_memalign(&replay.page, GILD_NODE_BYTES, GILD_NODE_BYTES))
@@ -224,8 +246,9 @@ int recovery_run(struct gild_store *store, struct gild_error *error) {
                          store->directory);
     int err = read_catalogue(&replay, false);
     if (!err)
-        err = gild_log_recover(store->segments, store->id, replay.streams, replay.stream_count,
-                               replay_batch, &replay, &totals, error);
+        err = gild_log_recover_rest(store->segments, store->id, replay.streams, replay.stream_count,
+                                    replay_batch, &replay, store->repair ? &looked_at : NULL,
+                                    &totals, error);
     if (!err && totals.batches)
         gild_log(GILD_LOG_INFO, "replayed %" PRIu64 " batches (%" PRIu64 " blocks) of the log",
                  totals.batches, totals.blocks);

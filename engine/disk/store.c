@@ -18,7 +18,7 @@
 #include <unistd.h>
 
 #include "base/log.h"
-#include "disk/internal.h"
+#include "disk/repair.h"
 #include "disk/superblock.h"
 
 #define CATALOGUE_BYTES ((uint64_t)16 << 30) /* address space */
@@ -233,7 +233,8 @@ static int add_pack(void *context, const void *key, size_t key_length, const voi
                          "the catalogue of store %s has a damaged pack record",
                          pass->store->directory);
     uint32_t id = (uint32_t)k[0] << 24 | (uint32_t)k[1] << 16 | (uint32_t)k[2] << 8 | k[3];
-    return gild_packs_add(pass->store->packs, id, pass->error);
+    return pass->store->repair ? repair_pack(pass->store, id, pass->error)
+                               : gild_packs_add(pass->store->packs, id, pass->error);
 }
 
 static int open_packs(struct gild_store *store, struct gild_error *error) {
@@ -294,7 +295,7 @@ static int open_reactors(struct gild_store *store, struct gild_error *error) {
 
 /* An orderly end can not be taken for granted at any step, so everything here can be freed
  * half-made. */
-static void store_free(struct gild_store *store) {
+void store_free(struct gild_store *store) {
     keeper_stop(store);
     if (store->segments)
         gild_segments_stop(store->segments);
@@ -357,7 +358,10 @@ static int open_catalogue(struct gild_store *store, const struct superblock *blo
         .journal = journal,
         .note = block,
     };
-    int err = catalogue_is_there(store, error);
+    int err = store->repair ? repair_catalogue(store, path, &options, error)
+                            : catalogue_is_there(store, error);
+    if (store->repair && store->repair->stop)
+        return err;
     return err ? err : gild_catalog_open(&store->catalog, path, &options, error);
 }
 
@@ -365,6 +369,8 @@ static int open_all(struct gild_store *store, const struct gild_store_options *o
                     const struct superblock *block, struct gild_error *error) {
     raise_descriptor_limit();
     int err = open_catalogue(store, block, error);
+    if (store->repair && store->repair->stop)
+        return err;
     if (!err)
         err = open_caches(store, options, error);
     if (!err)
@@ -372,23 +378,29 @@ static int open_all(struct gild_store *store, const struct gild_store_options *o
     if (!err)
         err = open_segments(store, options, error);
     if (!err)
-        err = recovery_verify(store, error);
+        err = store->repair ? repair_look(store, error) : recovery_verify(store, error);
+    if (store->repair && store->repair->stop)
+        return err;
     /* From here on the store is written to. */
     if (!err)
         err = open_reactors(store, error);
     if (!err && checkpoint_create(store) != 0)
         err = gild_fail(error, GILD_FAILED, ENOMEM, "no memory to open store %s", store->directory);
+    if (!err && store->repair)
+        err = repair_orphans(store, error);
     if (!err)
         err = collect_orphans(store, error);
     if (!err)
         err = recovery_run(store, error);
+    if (!err && store->repair)
+        err = repair_fix(store, error);
     if (!err)
         err = start_threads(store, error);
     return err;
 }
 
-int gild_store_open(const char *directory, const struct gild_store_options *options,
-                    struct gild_store **out, struct gild_error *error) {
+int store_open(const char *directory, const struct gild_store_options *options,
+               struct repair *repair, struct gild_store **out, struct gild_error *error) {
     static const struct gild_store_options defaults = {0};
     if (!options)
         options = &defaults;
@@ -398,7 +410,9 @@ int gild_store_open(const char *directory, const struct gild_store_options *opti
     if (!store)
         return gild_fail(error, GILD_FAILED, ENOMEM, "no memory to open store %s", directory);
     struct superblock block;
-    int err = superblock_open(directory, &block, &store->lock_fd, error);
+    store->repair = repair;
+    int err = repair ? repair_superblock(repair, directory, &block, &store->lock_fd, error)
+                     : superblock_open(directory, &block, &store->lock_fd, error);
     if (err) {
         free(store);
         return err;
@@ -420,8 +434,15 @@ int gild_store_open(const char *directory, const struct gild_store_options *opti
         return err;
     }
     *out = store;
-    gild_store_collect(store); /* what a crash left in DROPPED */
     return 0;
+}
+
+int gild_store_open(const char *directory, const struct gild_store_options *options,
+                    struct gild_store **out, struct gild_error *error) {
+    int err = store_open(directory, options, NULL, out, error);
+    if (!err)
+        gild_store_collect(*out); /* what a crash left in DROPPED */
+    return err;
 }
 
 int gild_store_close(struct gild_store *store, struct gild_error *error) {

@@ -56,8 +56,8 @@ static int superblock_verify(const struct superblock *block, ssize_t length, con
     if (length != (ssize_t)sizeof *block || block->magic != SUPERBLOCK_MAGIC)
         return gild_fail(
             error, GILD_CORRUPT, EBADMSG,
-            "%s is no gild store, or its superblock is damaged: check the path, or restore "
-            "the file superblock from a backup",
+            "%s is no gild store, or its superblock is damaged: check the path, or run "
+            "`gild store check --repair`; nothing was changed",
             directory);
     /* The format is looked at before the check: a newer one may compute it otherwise. */
     if (block->format > GILD_STORE_FORMAT || block->incompatible)
@@ -68,9 +68,21 @@ static int superblock_verify(const struct superblock *block, ssize_t length, con
             directory, block->format, block->incompatible, GILD_STORE_FORMAT);
     if (block->check != superblock_check(block) || block->format == 0)
         return gild_fail(error, GILD_CORRUPT, EBADMSG,
-                         "the superblock of store %s is damaged: restore it from a backup",
+                         "the superblock of store %s is damaged: run `gild store check --repair`; "
+                         "nothing was changed",
                          directory);
     return 0;
+}
+
+static int take_lock(int fd, const char *directory, struct gild_error *error) {
+    if (flock(fd, LOCK_EX | LOCK_NB) == 0)
+        return 0;
+    if (errno == EWOULDBLOCK)
+        return gild_fail(error, GILD_BUSY, EBUSY,
+                         "store %s is held by another process: stop it, or use its daemon",
+                         directory);
+    return gild_fail(error, GILD_FAILED, errno, "store %s can not be locked: %s", directory,
+                     strerror(errno));
 }
 
 int superblock_open(const char *directory, struct superblock *out, int *lock_fd,
@@ -84,24 +96,55 @@ int superblock_open(const char *directory, struct superblock *out, int *lock_fd,
     if (fd < 0)
         return gild_fail(error, gild_code_of_errno(errno), errno, "%s can not be opened: %s", path,
                          strerror(errno));
-    if (flock(fd, LOCK_EX | LOCK_NB) != 0) {
-        int err = errno;
+    int err = take_lock(fd, directory, error);
+    if (err) {
         close(fd);
-        if (err == EWOULDBLOCK)
-            return gild_fail(error, GILD_BUSY, EBUSY,
-                             "store %s is held by another process: stop it, or use its daemon",
-                             directory);
-        return gild_fail(error, GILD_FAILED, err, "store %s can not be locked: %s", directory,
-                         strerror(err));
+        return err;
     }
     ssize_t n = gild_file_read_some(fd, out, sizeof *out, 0);
-    int err = n < 0 ? gild_fail(error, gild_code_of_errno((int)-n), (int)-n,
-                                "%s can not be read: %s", path, strerror((int)-n))
-                    : superblock_verify(out, n, directory, error);
+    err = n < 0 ? gild_fail(error, gild_code_of_errno((int)-n), (int)-n, "%s can not be read: %s",
+                            path, strerror((int)-n))
+                : superblock_verify(out, n, directory, error);
     if (err) {
         close(fd);
         return err;
     }
     *lock_fd = fd;
     return 0;
+}
+
+int superblock_lock(const char *directory, bool look_only, struct superblock *block, int *lock_fd,
+                    struct gild_error *error) {
+    char path[4096];
+    snprintf(path, sizeof path, "%s/superblock", directory);
+    memset(block, 0, sizeof *block);
+    int fd = open(path, look_only ? O_RDONLY | O_CLOEXEC : O_RDWR | O_CREAT | O_CLOEXEC, 0600);
+    *lock_fd = fd;
+    if (fd < 0 && errno == ENOENT && look_only)
+        return 0;
+    if (fd < 0)
+        return gild_fail(error, gild_code_of_errno(errno), errno, "%s can not be opened: %s", path,
+                         strerror(errno));
+    int err = take_lock(fd, directory, error);
+    ssize_t n = err ? 0 : gild_file_read_some(fd, block, sizeof *block, 0);
+    if (n < 0)
+        err = gild_fail(error, GILD_FAILED, (int)-n, "%s can not be read: %s", path,
+                        strerror((int)-n));
+    if (err) {
+        close(fd);
+        *lock_fd = -1;
+    }
+    return err;
+}
+
+int superblock_judge(const struct superblock *block, const char *directory,
+                     struct gild_error *error) {
+    return superblock_verify(block, sizeof *block, directory, error);
+}
+
+int superblock_restore(int lock_fd, const struct superblock *block) {
+    if (ftruncate(lock_fd, sizeof *block) != 0)
+        return -errno;
+    int err = gild_file_write(lock_fd, block, sizeof *block, 0);
+    return err ? err : gild_file_sync(lock_fd);
 }

@@ -2,6 +2,7 @@
 #ifndef GILD_DISK_SUPERBLOCK_H
 #define GILD_DISK_SUPERBLOCK_H
 
+#include <stdbool.h>
 #include <stdint.h>
 
 #include "gild/error.h"
@@ -29,5 +30,15 @@ int superblock_create(const char *directory, uint64_t size_limit_bytes, struct g
  * is written. */
 int superblock_open(const char *directory, struct superblock *out, int *lock_fd,
                     struct gild_error *error);
+
+/* For a repair: the lock alone, on whatever the file holds (*block: zeroes behind its end); a
+ * missing file is made, but with `look_only`, where *lock_fd is then -1. */
+int superblock_lock(const char *directory, bool look_only, struct superblock *block, int *lock_fd,
+                    struct gild_error *error);
+/* Is it whole, and of a format that is known? */
+int superblock_judge(const struct superblock *block, const char *directory,
+                     struct gild_error *error);
+/* Writes it over what is there, durably. */
+int superblock_restore(int lock_fd, const struct superblock *block);
 
 #endif

@@ -14,6 +14,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/stat.h>
 #include <unistd.h>
 
 #include "io/file.h"
@@ -285,6 +286,8 @@ static int put_all(struct mending *m) {
 static int replace(struct mending *m, const char *path, const char *fresh, const char *name) {
     char kept[4300];
     int result = gild_file_sync(m->to);
+    if (!result && mkdir(m->asked->aside, 0700) != 0 && errno != EEXIST)
+        result = -errno;
     for (unsigned n = 0; !result && m->fd >= 0; n++) {
         snprintf(kept, sizeof kept, n ? "%s/%s.%u" : "%s/%s", m->asked->aside, name, n);
         if (link(path, kept) == 0)

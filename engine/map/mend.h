@@ -10,7 +10,7 @@
 
 struct gild_map_mend {
     const char *directory; /* of the map files */
-    const char *aside;     /* folder, there already, that keeps a damaged file; same file system */
+    const char *aside;     /* folder that keeps a damaged file, made if need be; same file system */
     const uint8_t *store_id;
     uint64_t map_id;
     /* As the catalogue has them, of what was sealed: */
