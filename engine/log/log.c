@@ -296,7 +296,7 @@ static void segment_ready(struct gild_task *task) {
     wake_room(log);
 }
 
-/* A segment with room for a batch: 0, -EAGAIN or -ENOSPC. */
+/* A segment with room for a batch: 0, -EAGAIN, -ENOSPC or -EIO. */
 static int need_segment(struct gild_log *log, bool data) {
     if (log->segment && log->segment->blocks - log->at >= GILD_LEAST_ROOM &&
         !(data && log->reserved))
@@ -309,7 +309,7 @@ static int need_segment(struct gild_log *log, bool data) {
     bool reserved = false;
     struct gild_segment *next = gild_segments_take(log->options.segments, GILD_SEGMENT_FOR_DATA,
                                                    &log->segment_waiter, &error);
-    if (!next && error == -ENOSPC && !data) {
+    if (!next && error && !data) {
         reserved = true;
         next = gild_segments_take(log->options.segments, GILD_SEGMENT_FOR_MARKS,
                                   &log->segment_waiter, &error);

@@ -14,7 +14,7 @@
  * that a repair knows missing); slots change only under the lock, reads of slots are wait-free.
  *
  * Failure modes: no space (said to takers; tried again each second and at each kick); an I/O error
- * while preparing is logged and counts as no space. */
+ * while preparing is logged, tried again as often, and takers are told -EIO. */
 #include "log/segments.h"
 
 #include <assert.h>
@@ -362,6 +362,23 @@ static void *preparer(void *context) {
 
 /* ---- taking and giving back ------------------------------------------------------------------ */
 
+/* What a taker is told: want of space, memory or descriptors passes, and a guest waits for that; a
+ * device or catalogue that fails is no want of space. */
+static int why_none(int err) {
+    switch (err) {
+    case -ENOSPC:
+    case -EDQUOT:
+    case -EFBIG:
+    case -ENOMEM:
+    case -EMFILE:
+    case -ENFILE:
+    case -EAGAIN:
+        return -ENOSPC;
+    default:
+        return -EIO;
+    }
+}
+
 struct gild_segment *gild_segments_take(struct gild_segments *s, enum gild_segment_use use,
                                         struct gild_segment_waiter *waiter, int *error) {
     pthread_mutex_lock(&s->lock);
@@ -383,7 +400,7 @@ struct gild_segment *gild_segments_take(struct gild_segments *s, enum gild_segme
     } else {
         segment = NULL;
         if (s->no_space) {
-            *error = -ENOSPC;
+            *error = why_none(s->no_space);
         } else if (waiter) {
             waiter->next = s->waiters;
             s->waiters = waiter;
