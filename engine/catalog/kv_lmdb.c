@@ -49,6 +49,8 @@ struct gild_kv {
     uint32_t page_bytes;
     pthread_mutex_t size_lock; /* protects file_bytes and the growing of the file */
     uint64_t file_bytes;
+    pthread_mutex_t looker_lock;
+    struct gild_kv *looker; /* what reads go on with after a panic; NULL before */
 };
 
 struct gild_kv_txn {
@@ -243,6 +245,7 @@ static struct gild_kv *kv_new(const struct gild_kv_schema *schema, uint64_t map_
     kv->schema = schema;
     kv->map_bytes = gild_align_up(map_bytes, 64u << 10);
     pthread_mutex_init(&kv->size_lock, NULL);
+    pthread_mutex_init(&kv->looker_lock, NULL);
     if (!kv->tables || mdb_env_create(&kv->env)) {
         gild_kv_close(kv);
         return NULL;
@@ -270,7 +273,9 @@ void gild_kv_close(struct gild_kv *kv) {
         return;
     if (kv->env)
         mdb_env_close(kv->env);
+    gild_kv_close(kv->looker);
     pthread_mutex_destroy(&kv->size_lock);
+    pthread_mutex_destroy(&kv->looker_lock);
     free(kv->tables);
     free(kv);
 }
@@ -302,6 +307,33 @@ int gild_kv_set_aside(const char *folder) {
 
 /* ---- transactions ---------------------------------------------------------------------------- */
 
+/* What the child of a probe says: its result, and with -ENODATA how long the file should be. */
+struct said {
+    int result;
+    uint64_t used_bytes;
+};
+
+static int open_to_look(struct gild_kv *kv, const char *folder, struct said *said);
+
+/* Once a root could not be synced, LMDB refuses reads too (MDB_PANIC), for as long as the
+ * environment is open. Nobody writes any more then, so that one more environment, which takes no
+ * locks and only reads, sees what the last commit left. */
+static struct gild_kv *look_aside(struct gild_kv *kv) {
+    const char *folder;
+    struct said said;
+    pthread_mutex_lock(&kv->looker_lock);
+    if (!kv->looker && mdb_env_get_path(kv->env, &folder) == 0) {
+        kv->looker = kv_new(kv->schema, kv->map_bytes);
+        if (kv->looker && open_to_look(kv->looker, folder, &said)) {
+            gild_kv_close(kv->looker);
+            kv->looker = NULL;
+        }
+    }
+    struct gild_kv *looker = kv->looker;
+    pthread_mutex_unlock(&kv->looker_lock);
+    return looker;
+}
+
 int gild_kv_begin(struct gild_kv *kv, bool write, struct gild_kv_txn **out) {
     *out = NULL;
     struct gild_kv_txn *txn = calloc(1, sizeof *txn);
@@ -309,7 +341,10 @@ int gild_kv_begin(struct gild_kv *kv, bool write, struct gild_kv_txn **out) {
         return -ENOMEM;
     txn->kv = kv;
     txn->write = write;
-    int result = errno_of(mdb_txn_begin(kv->env, NULL, write ? 0 : MDB_RDONLY, &txn->txn));
+    int rc = mdb_txn_begin(kv->env, NULL, write ? 0 : MDB_RDONLY, &txn->txn);
+    if (rc == MDB_PANIC && !write && (txn->kv = look_aside(kv)))
+        rc = mdb_txn_begin(txn->kv->env, NULL, MDB_RDONLY, &txn->txn);
+    int result = errno_of(rc);
     if (result) {
         free(txn);
         return result;
@@ -425,12 +460,6 @@ int gild_kv_count(struct gild_kv_txn *txn, unsigned table, uint64_t *count) {
 }
 
 /* ---- the probe ------------------------------------------------------------------------------- */
-
-/* What the child says: its result, and with -ENODATA how long the file should be. */
-struct said {
-    int result;
-    uint64_t used_bytes;
-};
 
 static int open_to_look(struct gild_kv *kv, const char *folder, struct said *said) {
     MDB_stat stat_of_main;

@@ -100,9 +100,8 @@ void gild_segments_count(struct gild_segments *segments, unsigned epoch, uint64_
  * which make room in the end) leave the last one, checkpoints take any. */
 enum gild_segment_use { GILD_SEGMENT_FOR_DATA, GILD_SEGMENT_FOR_MARKS, GILD_SEGMENT_FOR_NODES };
 
-/* A ready segment for a stream, or NULL: then *error is -ENOSPC if there is no room for another, -EIO
- * if the device or the catalogue fails,
- * else 0 and the waiter (if not NULL) will be told. */
+/* A ready segment for a stream, or NULL: then *error is -ENOSPC if there is no room for another,
+ * -EIO if the device or the catalogue fails, else 0 and the waiter (if not NULL) will be told. */
 struct gild_segment *gild_segments_take(struct gild_segments *segments, enum gild_segment_use use,
                                         struct gild_segment_waiter *waiter, int *error);
 
