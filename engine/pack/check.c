@@ -30,6 +30,9 @@ struct check {
 };
 
 static void say(struct check *c, uint32_t group, uint32_t groups, const char *format,
+                va_list arguments) __attribute__((format(printf, 4, 0)));
+
+static void say(struct check *c, uint32_t group, uint32_t groups, const char *format,
                 va_list arguments) {
     char path[PATH_MAX], sentence[PATH_MAX + 256];
     set_path(c->packs, c->pack->id, true, path);
