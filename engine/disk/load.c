@@ -108,8 +108,8 @@ static void node_done(struct gild_io *io) {
     const struct node_want *want = &fetch->want;
     int error = io->result < 0 ? io->result : io->result != GILD_NODE_BYTES ? -EBADMSG : 0;
     if (!error)
-        error =
-            gild_node_verify(gild_cache_data(fetch->entry), want->kind, want->owner, want->index);
+        error = gild_delta_node_verify(gild_cache_data(fetch->entry), want->kind, want->owner,
+                                       want->index);
     gild_cache_fill(cache, fetch->entry, error);
     gild_cache_unpin(cache, fetch->entry);
     if (error)

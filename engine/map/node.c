@@ -24,5 +24,24 @@ int gild_node_verify(const void *page, enum gild_node_kind kind, uint64_t owner,
     if (header->magic != GILD_NODE_MAGIC || header->kind != kind || header->owner != owner ||
         header->index != index)
         return -EBADMSG;
-    return header->check == node_check(page, owner, index) ? 0 : -EBADMSG;
+    if (header->check != node_check(page, owner, index))
+        return -EBADMSG;
+    /* A sound check proves who wrote the page, not that it makes sense: what follows a place must
+     * not meet one that no map can hold. */
+    const struct gild_leaf *leaf = page;
+    bool sane = true;
+    for (uint32_t i = 0; kind == GILD_NODE_LEAF && i < GILD_LEAF_BLOCKS; i++)
+        sane &= gild_place_type(leaf->place[i]) <= GILD_PLACE_LOST;
+    return sane ? 0 : -EBADMSG;
+}
+
+int gild_delta_node_verify(const void *page, enum gild_node_kind kind, uint64_t owner,
+                           uint64_t index) {
+    const struct gild_dir *dir = page;
+    int err = gild_node_verify(page, kind, owner, index);
+    for (uint32_t i = 0; !err && kind != GILD_NODE_LEAF && i < GILD_DIR_REFS; i++)
+        if (gild_place_type(dir->ref[i]) > GILD_PLACE_LOST ||
+            gild_place_type(dir->ref[i]) == GILD_PLACE_PACK)
+            err = -EBADMSG;
+    return err;
 }

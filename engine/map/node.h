@@ -57,6 +57,10 @@ void gild_node_seal(void *page, enum gild_node_kind kind, uint64_t owner, uint64
 /* 0, or -EBADMSG when magic, check, kind, owner or index is not as expected. */
 int gild_node_verify(const void *page, enum gild_node_kind kind, uint64_t owner, uint64_t index);
 
+/* The same for a node of a delta, whose references and places must be such as a delta's can be. */
+int gild_delta_node_verify(const void *page, enum gild_node_kind kind, uint64_t owner,
+                           uint64_t index);
+
 /* Blocks, leaves and directories that a disk of this size has. */
 static inline uint64_t gild_blocks_of(uint64_t size_bytes) {
     return (size_bytes + 4095) / 4096;
