@@ -42,11 +42,12 @@ static int read_ends(struct gild_sealed_map *map, const uint8_t store_id[16], vo
     if (err)
         return err;
     memcpy(footer, page, sizeof *footer);
-    uint64_t dirs = gild_dirs_of(map->size_bytes);
-    if (footer->magic != MAP_FOOTER_MAGIC || footer->map_id != map->map_id ||
-        footer->check != map_page_check(page, map->map_id) || footer->pages != pages ||
-        footer->root_count > pages || footer->root_page > pages - footer->root_count ||
-        dirs > UINT32_MAX ||
+    /* What has no root needs no directories, whatever size the file claims. */
+    uint64_t dirs = footer->root_page ? gild_dirs_of(map->size_bytes) : 0;
+    if (map->size_bytes > INT64_MAX || footer->magic != MAP_FOOTER_MAGIC ||
+        footer->map_id != map->map_id || footer->check != map_page_check(page, map->map_id) ||
+        footer->pages != pages || footer->root_count > pages ||
+        footer->root_page > pages - footer->root_count || dirs > UINT32_MAX ||
         (footer->root_page && footer->root_count != (dirs + GILD_DIR_REFS - 1) / GILD_DIR_REFS))
         return -EBADMSG;
     map->data_blocks = footer->data_blocks;
@@ -73,12 +74,13 @@ static int read_directories(struct gild_sealed_map *map, const struct map_footer
             bool lost = root->ref[i] == GILD_SEALED_LOST;
             if (dir >= map->dir_count || (!lost && root->ref[i] >= footer->pages))
                 return -EBADMSG;
-            void *page = gild_file_buffer(GILD_NODE_BYTES);
-            if (!page)
+            void *page = lost ? map->lost : NULL;
+            if (!page && !(page = gild_file_buffer(GILD_NODE_BYTES)))
                 return -ENOMEM;
             map->dirs[dir] = page;
             if (lost) {
-                memset(map->dirs[dir]->ref, 0xff, sizeof map->dirs[dir]->ref);
+                map->lost = page;
+                memset(map->lost->ref, 0xff, sizeof map->lost->ref);
                 continue;
             }
             err = read_page(map->fd, root->ref[i], page);
@@ -135,7 +137,9 @@ void gild_sealed_close(struct gild_sealed_map *map) {
     if (!map)
         return;
     for (uint32_t i = 0; map->dirs && i < map->dir_count; i++)
-        free(map->dirs[i]);
+        if (map->dirs[i] != map->lost)
+            free(map->dirs[i]);
+    free(map->lost);
     free(map->dirs);
     if (map->fd >= 0)
         close(map->fd);

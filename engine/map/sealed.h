@@ -24,6 +24,7 @@ struct gild_sealed_map {
     uint32_t dir_count;
     int fd;                 /* O_DIRECT where the file system has it */
     struct gild_dir **dirs; /* NULL: all of it is a hole */
+    struct gild_dir *lost;  /* one page for all directories that are lost */
 };
 
 /* Opens and verifies header, footer, root and directories. Blocking. GILD_CORRUPT names the file.
