@@ -100,7 +100,7 @@ static int replay_fill(struct replay *replay, struct gild_disk *disk,
     uint64_t block = entry->block, count = entry->count, did;
     uint64_t place =
         gild_place_of_type(entry->kind == GILD_ENTRY_HOLE ? GILD_PLACE_HOLE : GILD_PLACE_ZERO);
-    if (block + count > disk->map.size_blocks)
+    if (count > disk->map.size_blocks || block > disk->map.size_blocks - count)
         return -EBADMSG;
     while (count) {
         struct gild_map_need need;
