@@ -31,7 +31,7 @@
 #define LETTERS 13u
 #define MOST_LENGTH 16u
 #define SAMPLE 6u
-#define CI_SAMPLE 100u
+#define CI_SAMPLE 60u
 #define LEAST 200u
 #define TELL_S 60
 

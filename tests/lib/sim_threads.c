@@ -26,12 +26,13 @@ enum state { RUNNABLE, WAITING, ENDED, JOINED };
 struct thread {
     pthread_t real;
     void *stack;
-    pthread_cond_t go;
+    pthread_cond_t go, here;
     enum state state;
     const void *object;
     uint64_t until_ns;
     bool late;
-    bool gone; /* the real thread is joined */
+    bool gone;    /* the real thread is joined */
+    bool arrived; /* the real thread waits for its turn */
     void *(*entry)(void *);
     void *argument, *result;
 };
@@ -73,7 +74,7 @@ static struct thread *add_thread(void) {
     for (unsigned i = 0; i < world.count; i++)
         if (world.threads[i]->state == JOINED) {
             world.threads[i]->state = RUNNABLE;
-            world.threads[i]->gone = false;
+            world.threads[i]->gone = world.threads[i]->arrived = false;
             return world.threads[i];
         }
     struct thread *thread = calloc(1, sizeof *thread);
@@ -82,6 +83,7 @@ static struct thread *add_thread(void) {
         abort();
     }
     __real_pthread_cond_init(&thread->go, NULL);
+    __real_pthread_cond_init(&thread->here, NULL);
     world.threads[world.count++] = thread;
     return thread;
 }
@@ -377,6 +379,8 @@ static void *begin_thread(void *context) {
     __real_pthread_mutex_lock(world.baton);
     for (self = 0; world.threads[self] != me;)
         self++;
+    me->arrived = true;
+    __real_pthread_cond_signal(&me->here);
     while (world.current != self)
         __real_pthread_cond_wait(&me->go, world.baton);
     void *result = me->result = me->entry(me->argument);
@@ -416,7 +420,10 @@ int __wrap_pthread_create(pthread_t *out, const pthread_attr_t *attributes, void
     thread->argument = argument;
     int error = start(thread);
     if (error)
-        thread->state = ENDED;
+        thread->state = JOINED;
+    /* Until then it may hold locks of the C library, which the child of a fork would find taken. */
+    while (!error && !thread->arrived)
+        __real_pthread_cond_wait(&thread->here, world.baton);
     *out = thread->real;
     return error;
 }
