@@ -110,6 +110,9 @@ static int load_roots(struct gild_disk *disk, const struct gild_rec_delta *recor
     return err;
 }
 
+#define LARGEST_DELTA_BYTES \
+    ((uint64_t)GILD_DELTA_ROOTS_MAX * GILD_DIR_REFS * GILD_DIR_BLOCKS * GILD_BLOCK_BYTES)
+
 static int make_delta(struct gild_disk *disk, struct gild_error *error) {
     struct gild_store *store = disk->store;
     struct gild_rec_delta *record = malloc(sizeof *record);
@@ -132,10 +135,12 @@ static int make_delta(struct gild_disk *disk, struct gild_error *error) {
     }
     disk->size_bytes = record->size_bytes;
     disk->parent_blocks = gild_blocks_of(record->parent_size_bytes);
-    err = gild_delta_map_init(&disk->map, disk->delta_id, disk->size_bytes, &disk->reactor->pool,
-                              count_place, disk);
-    disk->frozen_dirs = calloc(disk->map.dir_count + 1, sizeof *disk->frozen_dirs);
-    if (!err && !disk->frozen_dirs)
+    /* A record may claim any size: what it asks for in memory is bounded by what can be mapped. */
+    err = disk->size_bytes > LARGEST_DELTA_BYTES
+              ? -EUCLEAN
+              : gild_delta_map_init(&disk->map, disk->delta_id, disk->size_bytes,
+                                    &disk->reactor->pool, count_place, disk);
+    if (!err && !(disk->frozen_dirs = calloc(disk->map.dir_count + 1, sizeof *disk->frozen_dirs)))
         err = -ENOMEM;
     if (!err)
         err = load_roots(disk, record);
