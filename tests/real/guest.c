@@ -45,13 +45,12 @@ void guests_leave(struct guests *guests) {
     }
 }
 
-static bool send_one(struct guests *guests, unsigned at, struct request *request,
-                     uint64_t cookie) {
+static bool send_one(struct guests *guests, unsigned at, struct request *request, uint64_t cookie) {
     static uint8_t bytes[MOST_BLOCKS * ORACLE_BLOCK];
     struct oracle_disk *disk = guests->disks[at];
     bool zeroes = request->kind != NBD_CMD_WRITE;
-    request->generation = oracle_sent(disk, request->first, request->count, zeroes,
-                                      rig_now(guests->rig));
+    request->generation =
+        oracle_sent(disk, request->first, request->count, zeroes, rig_now(guests->rig));
     for (uint32_t i = 0; i < request->count && !zeroes; i++)
         oracle_fill(disk->id, request->first + i, request->generation, bytes + i * ORACLE_BLOCK);
     return nbd_client_request(guests->connections[at], request->fua ? NBD_CMD_FLAG_FUA : 0,
@@ -67,8 +66,10 @@ static int answer_of(struct guests *guests, int connection, uint64_t *cookie) {
     *cookie = frame.cookie;
     if (frame.error == NBD_EIO)
         guests->eio++;
-    else if (frame.error)
+    else if (frame.error) {
         guests->refused++;
+        guests->refused_with = (int)frame.error;
+    }
     return (int)frame.error;
 }
 
@@ -83,7 +84,9 @@ static unsigned draw(struct guests *guests, unsigned at, struct request requests
         requests[i] = (struct request){
             .first = i * strip + (uint32_t)gild_prng_below(&guests->prng, strip - blocks + 1),
             .count = blocks,
-            .kind = odds == 0 ? NBD_CMD_TRIM : odds == 1 ? NBD_CMD_WRITE_ZEROES : NBD_CMD_WRITE,
+            .kind = odds == 0   ? NBD_CMD_TRIM
+                    : odds == 1 ? NBD_CMD_WRITE_ZEROES
+                                : NBD_CMD_WRITE,
             .fua = odds >= 13};
     }
     return count;

@@ -20,6 +20,7 @@ struct guests {
     struct oracle_disk *disks[GUEST_DISKS];
     int connections[GUEST_DISKS]; /* -1: none */
     unsigned eio, refused;        /* answers with EIO, with another error */
+    int refused_with;             /* the last of these */
 };
 
 void guests_init(struct guests *guests, struct rig *rig, struct oracle *oracle, uint64_t seed);

@@ -160,8 +160,8 @@ static void judge_files(const char *store, const struct gild_check_result *count
 
 /* ---- the child ------------------------------------------------------------------------------- */
 
-static void note_finding(void *context, const char *sentence) {
-    note(context, "check: %s", sentence);
+static void note_finding(void *context, const struct gild_finding *finding) {
+    note(context, "check: %s", finding->message);
 }
 
 static void check_store(struct gild_store *store, struct gild_check_result *result,
@@ -209,8 +209,8 @@ static void judge_here(const char *directory, const char *socket, const struct o
 
 void judge_store(const char *store, const char *socket, const struct oracle *oracle, uint64_t as_of,
                  struct judgement *judgement) {
-    struct judgement *shared = mmap(NULL, sizeof *shared, PROT_READ | PROT_WRITE,
-                                    MAP_SHARED | MAP_ANONYMOUS, -1, 0);
+    struct judgement *shared =
+        mmap(NULL, sizeof *shared, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_ANONYMOUS, -1, 0);
     if (shared == MAP_FAILED)
         abort();
     fflush(NULL);

@@ -34,8 +34,7 @@ static struct model_file *new_file(struct model *model, uint64_t inode, bool is_
         abort();
     file->inode = inode;
     file->is_folder = is_folder;
-    model->files =
-        grown(model->files, model->file_count, &model->file_room, sizeof *model->files);
+    model->files = grown(model->files, model->file_count, &model->file_room, sizeof *model->files);
     model->files[model->file_count++] = file;
     return file;
 }
@@ -56,8 +55,7 @@ static void write_base(struct model_file *file, uint64_t offset, uint64_t length
         file->pages = realloc(file->pages, last * sizeof *file->pages);
         if (!file->pages)
             abort();
-        memset(file->pages + file->page_count, 0,
-               (last - file->page_count) * sizeof *file->pages);
+        memset(file->pages + file->page_count, 0, (last - file->page_count) * sizeof *file->pages);
         file->page_count = last;
     }
     while (length) {
@@ -165,8 +163,7 @@ void model_apply_name(struct model_names *names, const struct model_change *chan
 }
 
 /* The file that a name means when all that was told has happened. */
-static struct model_file *meant_by(struct model_file *folder,
-                                   const char *name) {
+static struct model_file *meant_by(struct model_file *folder, const char *name) {
     struct model_names now = {0};
     for (size_t i = 0; i < folder->names.count; i++)
         set_name(&now, folder->names.list[i].name, folder->names.list[i].file);

@@ -115,7 +115,8 @@ static void fill_page(const struct model_file *file, const struct span *span, in
         memset(bytes, 0, MODEL_PAGE);
     for (size_t i = 0; i < file->change_count; i++) {
         const struct trace_event *event = file->changes[i].event;
-        if (event->kind == TRACE_SIZE && (int)i <= last_size && event->length < begin + MODEL_PAGE) {
+        if (event->kind == TRACE_SIZE && (int)i <= last_size &&
+            event->length < begin + MODEL_PAGE) {
             uint64_t from = event->length > begin ? event->length - begin : 0;
             memset(bytes + from, 0, MODEL_PAGE - from);
         }
@@ -154,8 +155,8 @@ static bool touched(const struct span *span, uint64_t page) {
            span->first < first + MODEL_PAGE / MODEL_SECTOR;
 }
 
-static int build_file(struct building *building, struct model_file *file, int fd,
-                      bool counts, uint64_t *hash) {
+static int build_file(struct building *building, struct model_file *file, int fd, bool counts,
+                      uint64_t *hash) {
     uint8_t bytes[MODEL_PAGE];
     int last_size, result = 0;
     uint64_t size = size_of(building, file, &last_size);
@@ -215,9 +216,9 @@ static int build_folder(struct building *building, struct model_file *folder, co
             result = mkdir(child, 0700) ? -errno : build_folder(building, file, child, root_length);
         } else {
             int fd = open(child, O_RDWR | O_CREAT | O_EXCL | O_CLOEXEC, 0600);
-            result = fd < 0 ? -errno
-                            : build_file(building, file, fd, name_counts(names.list[i].name),
-                                         &hash);
+            result = fd < 0
+                         ? -errno
+                         : build_file(building, file, fd, name_counts(names.list[i].name), &hash);
             if (fd >= 0)
                 close(fd);
         }

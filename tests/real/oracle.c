@@ -73,11 +73,10 @@ uint32_t oracle_sent(struct oracle_disk *disk, uint32_t first, uint32_t count, b
     for (uint32_t i = first; i < first + count; i++) {
         struct oracle_block *block = &disk->blocks[i];
         block->values = grown(block->values, block->count, &block->room, sizeof *block->values);
-        block->values[block->count++] =
-            (struct oracle_value){.generation = zeroes ? 0 : generation,
-                                  .sent = at,
-                                  .acknowledged = ORACLE_NEVER,
-                                  .durable = ORACLE_NEVER};
+        block->values[block->count++] = (struct oracle_value){.generation = zeroes ? 0 : generation,
+                                                              .sent = at,
+                                                              .acknowledged = ORACLE_NEVER,
+                                                              .durable = ORACLE_NEVER};
     }
     return generation;
 }

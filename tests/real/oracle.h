@@ -34,7 +34,7 @@ struct oracle_disk {
     struct oracle_block *blocks;
     struct {
         uint64_t sent, acknowledged;
-    } *flushes;
+    } * flushes;
     uint32_t flush_count, flush_room;
 };
 

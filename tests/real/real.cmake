@@ -25,4 +25,7 @@ endfunction()
 
 if(TARGET gild AND TARGET gildd)
   real_test(replay)
+  real_test(kill)
+  real_test(sync)
+  real_test(memory)
 endif()

@@ -202,8 +202,7 @@ static void opened(int fd, const char *path, int flags, bool made) {
     const char *name;
     if (fd >= DESCRIPTORS || fstat(fd, &status))
         return;
-    atomic_store(&files[fd],
-                 (uint64_t)status.st_ino | (flags & O_DSYNC ? SYNCS_ALWAYS : 0));
+    atomic_store(&files[fd], (uint64_t)status.st_ino | (flags & O_DSYNC ? SYNCS_ALWAYS : 0));
     if (made) {
         strcpy(copy, path);
         uint64_t folder = cut(copy, &name);
@@ -218,8 +217,7 @@ static int open_as(int folder, const char *name, int flags, mode_t mode) {
     char path[PATH_MAX];
     struct stat status;
     int (*next)(int, const char *, int, ...) = RECORDER_NEXT(openat);
-    if (!head || flags & O_PATH || (flags & O_TMPFILE) == O_TMPFILE ||
-        !resolve(folder, name, path))
+    if (!head || flags & O_PATH || (flags & O_TMPFILE) == O_TMPFILE || !resolve(folder, name, path))
         return next(folder, name, flags, mode);
     if (!(flags & O_CREAT)) {
         int fd = next(folder, name, flags, mode);
@@ -249,24 +247,24 @@ static mode_t mode_of(int flags, va_list arguments) {
     return flags & (O_CREAT | O_TMPFILE) ? va_arg(arguments, mode_t) : 0;
 }
 
-#define OPEN_LIKE(name)                                     \
-    RECORDER_EXPORT int name(const char *path, int flags, ...) {  \
-        va_list arguments;                                  \
-        va_start(arguments, flags);                         \
-        mode_t mode = mode_of(flags, arguments);            \
-        va_end(arguments);                                  \
-        return open_as(AT_FDCWD, path, flags, mode);        \
+#define OPEN_LIKE(name)                                          \
+    RECORDER_EXPORT int name(const char *path, int flags, ...) { \
+        va_list arguments;                                       \
+        va_start(arguments, flags);                              \
+        mode_t mode = mode_of(flags, arguments);                 \
+        va_end(arguments);                                       \
+        return open_as(AT_FDCWD, path, flags, mode);             \
     }
 OPEN_LIKE(open)
 OPEN_LIKE(open64)
 
-#define OPENAT_LIKE(name)                                               \
-    RECORDER_EXPORT int name(int folder, const char *path, int flags, ...) {  \
-        va_list arguments;                                              \
-        va_start(arguments, flags);                                     \
-        mode_t mode = mode_of(flags, arguments);                        \
-        va_end(arguments);                                              \
-        return open_as(folder, path, flags, mode);                      \
+#define OPENAT_LIKE(name)                                                    \
+    RECORDER_EXPORT int name(int folder, const char *path, int flags, ...) { \
+        va_list arguments;                                                   \
+        va_start(arguments, flags);                                          \
+        mode_t mode = mode_of(flags, arguments);                             \
+        va_end(arguments);                                                   \
+        return open_as(folder, path, flags, mode);                           \
     }
 OPENAT_LIKE(openat)
 OPENAT_LIKE(openat64)
@@ -280,8 +278,8 @@ RECORDER_EXPORT int close(int fd) {
 RECORDER_EXPORT void *mmap(void *address, size_t length, int protection, int flags, int fd,
                            off_t offset) {
     char path[PATH_MAX];
-    if (recorder_file(fd) && flags & MAP_SHARED && protection & PROT_WRITE &&
-        path_of(fd, path) && !strstr(path, "/lock.mdb"))
+    if (recorder_file(fd) && flags & MAP_SHARED && protection & PROT_WRITE && path_of(fd, path) &&
+        !strstr(path, "/lock.mdb"))
         odd("a writable shared mapping");
     return RECORDER_NEXT(mmap)(address, length, protection, flags, fd, offset);
 }
@@ -316,14 +314,14 @@ static struct iovec lend(const void *buffer, size_t length) {
     return (struct iovec){.iov_base = pointer.out, .iov_len = length};
 }
 
-#define WRAP_WRITE(fd, vectors, count, offset, flags, call)                \
-    do {                                                                   \
-        uint64_t ref;                                                      \
-        if (!recorder_file(fd))                                            \
-            return call;                                                   \
-        if (!write_begins(fd, vectors, count, offset, flags, &ref))        \
-            return -1;                                                     \
-        return write_ends(ref, call);                                      \
+#define WRAP_WRITE(fd, vectors, count, offset, flags, call)         \
+    do {                                                            \
+        uint64_t ref;                                               \
+        if (!recorder_file(fd))                                     \
+            return call;                                            \
+        if (!write_begins(fd, vectors, count, offset, flags, &ref)) \
+            return -1;                                              \
+        return write_ends(ref, call);                               \
     } while (0)
 
 RECORDER_EXPORT ssize_t write(int fd, const void *buffer, size_t length) {
@@ -352,11 +350,11 @@ PWRITE_LIKE(pwrite64)
 PWRITEV_LIKE(pwritev)
 PWRITEV_LIKE(pwritev64)
 
-#define PWRITEV2_LIKE(name)                                                                      \
-    RECORDER_EXPORT ssize_t name(int fd, const struct iovec *vectors, int count, off_t offset,   \
-                                 int flags) {                                                    \
-        WRAP_WRITE(fd, vectors, count, offset, flags,                                            \
-                   RECORDER_NEXT(name)(fd, vectors, count, offset, flags));                      \
+#define PWRITEV2_LIKE(name)                                                                    \
+    RECORDER_EXPORT ssize_t name(int fd, const struct iovec *vectors, int count, off_t offset, \
+                                 int flags) {                                                  \
+        WRAP_WRITE(fd, vectors, count, offset, flags,                                          \
+                   RECORDER_NEXT(name)(fd, vectors, count, offset, flags));                    \
     }
 PWRITEV2_LIKE(pwritev2)
 PWRITEV2_LIKE(pwritev64v2)

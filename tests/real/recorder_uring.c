@@ -144,8 +144,8 @@ RECORDER_EXPORT int io_uring_submit_and_wait_timeout(struct io_uring *ring,
                                                      struct __kernel_timespec *timeout,
                                                      sigset_t *mask) {
     struct watched_ring *watched = entering(ring);
-    return entered(watched,
-                   RECORDER_NEXT(io_uring_submit_and_wait_timeout)(ring, cqe, count, timeout, mask));
+    return entered(
+        watched, RECORDER_NEXT(io_uring_submit_and_wait_timeout)(ring, cqe, count, timeout, mask));
 }
 
 RECORDER_EXPORT int io_uring_submit_and_get_events(struct io_uring *ring) {

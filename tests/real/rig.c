@@ -271,9 +271,9 @@ static bool serves(struct rig *rig) {
 }
 
 bool rig_daemon_start(struct rig *rig, bool small, const char *backend) {
-    const char *const real[] = {program("GILDD"), "--store",      rig->store, "--nbd",
-                                rig->socket,      "--io-backend", backend,    "--threads",
-                                "1",              "--cache",      "16M",      NULL};
+    const char *const real[] = {
+        program("GILDD"), "--store",   rig->store, "--nbd",   rig->socket, "--io-backend",
+        backend,          "--threads", "1",        "--cache", "16M",       NULL};
     const char *const own[] = {program("GILD_SMALL"), rig->store, rig->socket, backend, NULL};
     char stale[100];
     int ends[2] = {-1, -1};

@@ -19,9 +19,9 @@
 struct rig {
     char work[64], store[80], trace_path[80], socket[80], log[80];
     struct trace_head *head;
-    uint64_t clock; /* positions where nothing is traced */
-    uint64_t root;  /* inode of the store's folder */
-    pid_t daemon;   /* 0: none */
+    uint64_t clock;  /* positions where nothing is traced */
+    uint64_t root;   /* inode of the store's folder */
+    pid_t daemon;    /* 0: none */
     int daemon_says; /* the small daemon's stdout */
     int daemon_code; /* once it is gone */
 };

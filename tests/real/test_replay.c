@@ -102,10 +102,10 @@ static void count_event(struct replay *replay, const struct trace_event *event) 
     struct figures *figures = replay->figures;
     figures->events++;
     figures->writes += event->kind == TRACE_WRITE;
-    figures->syncs += event->kind == TRACE_SYNC ||
-                      (event->kind == TRACE_WRITE && event->flags & TRACE_DSYNC);
-    figures->names += event->kind == TRACE_MAKE || event->kind == TRACE_RENAME ||
-                      event->kind == TRACE_UNLINK;
+    figures->syncs +=
+        event->kind == TRACE_SYNC || (event->kind == TRACE_WRITE && event->flags & TRACE_DSYNC);
+    figures->names +=
+        event->kind == TRACE_MAKE || event->kind == TRACE_RENAME || event->kind == TRACE_UNLINK;
     replay->epoch += event->kind == TRACE_MARK;
 }
 
@@ -154,8 +154,7 @@ static void one_state(struct replay *replay) {
     struct model_choice choice = {.mode = (enum model_mode)(figures->states % MODEL_MODES),
                                   .seed = gild_prng_next(&replay->prng)};
     if (pending)
-        choice.ref =
-            model_pending_ref(replay->model, gild_prng_below(&replay->prng, pending));
+        choice.ref = model_pending_ref(replay->model, gild_prng_below(&replay->prng, pending));
     figures->states++;
     rig_empty(replay->at_state.store);
     int result = model_build(replay->model, &choice, replay->at_state.store, &hash);
@@ -185,7 +184,8 @@ static void compare_end(struct replay *replay) {
         model_hash_of(replay->workload->rig.store, &real) || modelled != real ||
         model_odd(replay->model)) {
         replay->figures->bad++;
-        printf("the recording is not what happened: %" PRIu64 " events that it can not follow, "
+        printf("the recording is not what happened: %" PRIu64
+               " events that it can not follow, "
                "the folder is %s\n",
                model_odd(replay->model), modelled == real ? "the same" : "another");
         if (getenv("GILD_KEEP_STATE"))
@@ -236,16 +236,19 @@ static bool run(size_t which, uint64_t states, uint64_t seed) {
     workload.rig.head->recording = false;
     if (good)
         replay_all(&workload, states, seed, &figures);
-    printf("%s (%s), recorded on %.40s:\n"
-           "  %" PRIu64 " events: %" PRIu64 " writes, %" PRIu64 " syncs, %" PRIu64 " names\n"
-           "  %" PRIu64 " states, %" PRIu64 " distinct images, %" PRIu64
-           " also by gild store check, %" PRIu64 " before the store was promised\n"
-           "  lost acknowledgements %" PRIu64 ", wrong bytes %" PRIu64 ", findings %" PRIu64
-           ", paths %" PRIu64 ", orphans %" PRIu64 ", bad states %" PRIu64 "\n",
-           workloads[which].name, workloads[which].what, workload.rig.work, figures.events,
-           figures.writes, figures.syncs, figures.names, figures.states, figures.distinct,
-           figures.checked, figures.unmade, figures.lost, figures.wrong, figures.findings,
-           figures.paths, figures.orphans, figures.bad);
+    printf(
+        "%s (%s), recorded on %.40s:\n"
+        "  %" PRIu64 " events: %" PRIu64 " writes, %" PRIu64 " syncs, %" PRIu64
+        " names\n"
+        "  %" PRIu64 " states, %" PRIu64 " distinct images, %" PRIu64
+        " also by gild store check, %" PRIu64
+        " before the store was promised\n"
+        "  lost acknowledgements %" PRIu64 ", wrong bytes %" PRIu64 ", findings %" PRIu64
+        ", paths %" PRIu64 ", orphans %" PRIu64 ", bad states %" PRIu64 "\n",
+        workloads[which].name, workloads[which].what, workload.rig.work, figures.events,
+        figures.writes, figures.syncs, figures.names, figures.states, figures.distinct,
+        figures.checked, figures.unmade, figures.lost, figures.wrong, figures.findings,
+        figures.paths, figures.orphans, figures.bad);
     workload_remove(&workload);
     return good && !figures.bad;
 }

@@ -45,8 +45,7 @@ bool workload_store_init(struct workload *workload) {
 bool workload_import(struct workload *workload, const char *name) {
     char path[64];
     snprintf(path, sizeof path, "images/%s@1", name);
-    unsigned entry =
-        oracle_path_sent(&workload->oracle, path, true, rig_now(&workload->rig));
+    unsigned entry = oracle_path_sent(&workload->oracle, path, true, rig_now(&workload->rig));
     oracle_add_disk(&workload->oracle, path, WORKLOAD_IMAGE, WORKLOAD_BLOCKS);
     workload->code = rig_gild(&workload->rig, "image", "import", name, workload->source, NULL);
     if (workload->code == 0)
@@ -57,14 +56,12 @@ bool workload_import(struct workload *workload, const char *name) {
 bool workload_desktop(struct workload *workload, const char *name, bool join) {
     char path[64];
     snprintf(path, sizeof path, "desktops/%s/os", name);
-    unsigned entry =
-        oracle_path_sent(&workload->oracle, path, true, rig_now(&workload->rig));
+    unsigned entry = oracle_path_sent(&workload->oracle, path, true, rig_now(&workload->rig));
     struct oracle_disk *disk =
         oracle_add_disk(&workload->oracle, path, WORKLOAD_IMAGE, WORKLOAD_BLOCKS);
     if (join)
         guests_add(&workload->guests, disk);
-    workload->code =
-        rig_gild(&workload->rig, "desktop", "create", name, "--image", "img@1", NULL);
+    workload->code = rig_gild(&workload->rig, "desktop", "create", name, "--image", "img@1", NULL);
     if (workload->code == 0)
         workload->oracle.paths[entry].acknowledged = rig_now(&workload->rig);
     return workload->code == 0;
@@ -73,8 +70,7 @@ bool workload_desktop(struct workload *workload, const char *name, bool join) {
 bool workload_desktop_delete(struct workload *workload, const char *name) {
     char path[64];
     snprintf(path, sizeof path, "desktops/%s/os", name);
-    unsigned entry =
-        oracle_path_sent(&workload->oracle, path, false, rig_now(&workload->rig));
+    unsigned entry = oracle_path_sent(&workload->oracle, path, false, rig_now(&workload->rig));
     workload->code = rig_gild(&workload->rig, "desktop", "delete", name, NULL);
     if (workload->code == 0)
         workload->oracle.paths[entry].acknowledged = rig_now(&workload->rig);
@@ -105,8 +101,8 @@ bool workload_pool(struct workload *workload, const char *name, unsigned count) 
     unsigned first = pool_sent(workload, name, count, true);
     snprintf(number, sizeof number, "%u", count);
     snprintf(pattern, sizeof pattern, "%s%%d", name);
-    workload->code = rig_gild(&workload->rig, "pool", "create", name, "--image", "img@1",
-                              "--count", number, "--name-pattern", pattern, NULL);
+    workload->code = rig_gild(&workload->rig, "pool", "create", name, "--image", "img@1", "--count",
+                              number, "--name-pattern", pattern, NULL);
     return pool_answered(workload, first, count);
 }
 
