@@ -87,10 +87,10 @@ int repair_orphans(struct gild_store *store, struct gild_error *error) {
             uint64_t id = strtoull(entry->d_name, &end, 16);
             if (strcmp(end, kinds[i].suffix) != 0 || ids_have(&ids, id))
                 continue;
-            tell_repaired(store->repair,
-                          "%s/%s, which the catalogue does not know, is moved to "
-                          "lost+found",
-                          kinds[i].folder, entry->d_name);
+            repair_say(store->repair,
+                       "%s/%s, which the catalogue does not know, is moved to "
+                       "lost+found",
+                       kinds[i].folder, entry->d_name);
             err = repair_set_aside(store, kinds[i].folder, entry->d_name, error);
         }
         if (dir)
@@ -148,8 +148,7 @@ static int restore_superblock(struct repair *repair, const char *directory,
             "the superblock of %s is damaged, and the copy in the catalogue's journal is "
             "of another store than the log: restore the store from a backup",
             directory);
-    tell_repaired(repair,
-                  "the superblock is written anew from its copy in the catalogue's journal");
+    repair_say(repair, "the superblock is written anew from its copy in the catalogue's journal");
     err = repair->dry_run ? 0 : superblock_restore(lock_fd, block);
     if (!err && !repair->dry_run)
         err = sync_folder(directory);
@@ -200,9 +199,9 @@ int repair_catalogue(struct gild_store *store, const char *folder,
         return err;
     }
     if (repair->dry_run) {
-        tell_repaired(repair,
-                      "the catalogue, which is damaged or missing, is made again from its "
-                      "journal; what else is damaged is seen only then");
+        repair_say(repair,
+                   "the catalogue, which is damaged or missing, is made again from its "
+                   "journal; what else is damaged is seen only then");
         repair->stop = true;
         return 0;
     }
@@ -210,10 +209,10 @@ int repair_catalogue(struct gild_store *store, const char *folder,
     if (err)
         return err;
     repair->lost_transactions = rebuilt.lost;
-    tell_repaired(repair,
-                  "the catalogue is made again from its journal: %" PRIu64
-                  " records as of transaction %" PRIu64,
-                  rebuilt.records, rebuilt.transaction);
+    repair_say(repair,
+               "the catalogue is made again from its journal: %" PRIu64
+               " records as of transaction %" PRIu64,
+               rebuilt.records, rebuilt.transaction);
     return 0;
 }
 
@@ -234,7 +233,7 @@ int repair_pack(struct gild_store *store, uint32_t pack_id, struct gild_error *e
  */
 
 int repair_look(struct gild_store *store, struct gild_error *error) {
-    int err = names_read(store);
+    int err = repair_names(store);
     if (err)
         return repair_fail(store, err, "the names of disks can not be read", error);
     err = repair_segments(store, error);

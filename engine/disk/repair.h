@@ -54,16 +54,16 @@ struct repair {
 
 /* ---- repair_tell.c --------------------------------------------------------------------------- */
 
-void tell_repaired(struct repair *repair, const char *format, ...)
+void repair_say(struct repair *repair, const char *format, ...)
     __attribute__((format(printf, 2, 3)));
-void tell_quarantined(struct repair *repair, const char *disk, const char *why);
+void repair_tell_quarantined(struct repair *repair, const char *disk, const char *why);
 /* Merges the set and tells each range of it. */
-void tell_lost(struct repair *repair, const char *disk, struct range_set *set);
+void repair_tell_lost(struct repair *repair, const char *disk, struct range_set *set);
 /* "desktops/d1/os", "images/win10@3", or the number where there is no name. */
-int names_read(struct gild_store *store);
+int repair_names(struct gild_store *store);
 void repair_free(struct repair *repair);
-const char *name_of_delta(struct repair *repair, uint64_t delta_id, char text[64]);
-const char *name_of_map(struct repair *repair, uint64_t map_id, char text[64]);
+const char *repair_delta_name(struct repair *repair, uint64_t delta_id, char text[64]);
+const char *repair_map_name(struct repair *repair, uint64_t map_id, char text[64]);
 
 /* ---- repair.c -------------------------------------------------------------------------------- */
 
@@ -86,7 +86,7 @@ int repair_fix(struct gild_store *store, struct gild_error *error);
 
 int repair_maps(struct gild_store *store, struct gild_error *error);
 /* The ranges of a map that are lost, NULL if none are. */
-const struct range_set *lost_of_map(const struct repair *repair, uint64_t map_id);
+const struct range_set *repair_lost_of_map(const struct repair *repair, uint64_t map_id);
 
 /* ---- repair_log.c, repair_deltas.c
  * ---------------------------------------------------------------------------- */

@@ -109,10 +109,9 @@ static int put_mapped(struct pass *pass) {
     char text[64];
     if (pass->mapped == pass->record->mapped_blocks)
         return 0;
-    tell_repaired(pass->store->repair,
-                  "the count of blocks of %s is set from %" PRIu64 " to %" PRIu64,
-                  name_of_delta(pass->store->repair, pass->delta_id, text),
-                  pass->record->mapped_blocks, pass->mapped);
+    repair_say(pass->store->repair, "the count of blocks of %s is set from %" PRIu64 " to %" PRIu64,
+               repair_delta_name(pass->store->repair, pass->delta_id, text),
+               pass->record->mapped_blocks, pass->mapped);
     if (pass->store->repair->dry_run)
         return 0;
     int err = gild_txn_begin(pass->store->catalog, true, &txn);
@@ -136,8 +135,8 @@ static int count_dropped(struct pass *pass, uint64_t delta_id) {
     pass->count_too = true;
     if (err || !pass->damaged)
         return err ? err : count_delta(pass, GILD_TABLE_DROPPED, delta_id);
-    tell_repaired(pass->store->repair,
-                  "deleted disk %" PRIu64 ", whose map is damaged, is forgotten", delta_id);
+    repair_say(pass->store->repair, "deleted disk %" PRIu64 ", whose map is damaged, is forgotten",
+               delta_id);
     if (pass->store->repair->dry_run)
         return 0;
     err = gild_txn_begin(pass->store->catalog, true, &txn);
@@ -172,10 +171,10 @@ static int compare_count(void *context, const void *key, size_t key_length, cons
     struct gild_segment *segment = gild_segments_find(pass->store->segments, serial);
     segment->changed = segment->base != record.live_blocks;
     if (segment->changed)
-        tell_repaired(pass->store->repair,
-                      "the count of live blocks of log segment %016" PRIx64 " is set from %" PRIu64
-                      " to %" PRIu64,
-                      serial, record.live_blocks, segment->base);
+        repair_say(pass->store->repair,
+                   "the count of live blocks of log segment %016" PRIx64 " is set from %" PRIu64
+                   " to %" PRIu64,
+                   serial, record.live_blocks, segment->base);
     return 0;
 }
 
@@ -321,7 +320,7 @@ static int survey_one(struct pass *pass, uint64_t delta_id) {
     int err = read_record(pass, GILD_TABLE_DELTAS, delta_id);
     if (err)
         return err;
-    pass->parent = lost_of_map(pass->store->repair, pass->record->parent_map);
+    pass->parent = repair_lost_of_map(pass->store->repair, pass->record->parent_map);
     err = survey_delta(pass->store, delta_id, pass->record, &survey);
     pass->damaged |= pass->bad.count != 0;
     return err;
@@ -388,7 +387,7 @@ static int fix_delta(struct pass *pass) {
     struct gild_store *store = pass->store;
     struct gild_disk *disk = disk_find(store, pass->delta_id, 0);
     char text[64];
-    const char *name = name_of_delta(store->repair, pass->delta_id, text);
+    const char *name = repair_delta_name(store->repair, pass->delta_id, text);
     struct gild_disk_spec spec = {.path = name, .delta_id = pass->delta_id};
     int err = disk ? 0 : disk_make(store, &spec, &disk, pass->error);
     for (size_t i = 0; i < pass->rotten.count && !err; i++)
@@ -403,11 +402,11 @@ static int fix_delta(struct pass *pass) {
 
 static void say_damage(struct pass *pass) {
     char text[64];
-    tell_repaired(pass->store->repair,
-                  "what can not be read of %s is marked as lost: %zu parts of its map, %zu runs of "
-                  "blocks",
-                  name_of_delta(pass->store->repair, pass->delta_id, text), pass->rotten.count,
-                  pass->bad.count);
+    repair_say(pass->store->repair,
+               "what can not be read of %s is marked as lost: %zu parts of its map, %zu runs of "
+               "blocks",
+               repair_delta_name(pass->store->repair, pass->delta_id, text), pass->rotten.count,
+               pass->bad.count);
 }
 
 int repair_deltas(struct gild_store *store, struct gild_error *error) {
@@ -456,8 +455,8 @@ int repair_list(struct gild_store *store, struct gild_error *error) {
     struct ids deltas = {0};
     char text[64];
     for (size_t i = 0; i < repair->map_count; i++)
-        tell_lost(repair, name_of_map(repair, repair->maps[i].map_id, text),
-                  &repair->maps[i].ranges);
+        repair_tell_lost(repair, repair_map_name(repair, repair->maps[i].map_id, text),
+                         &repair->maps[i].ranges);
     pass.record = malloc(sizeof *pass.record);
     pass.buffer = gild_file_buffer((size_t)RUN_BLOCKS * GILD_LOG_BLOCK);
     int err = pass.record && pass.buffer ? ids_read(store, GILD_TABLE_DELTAS, &deltas) : -ENOMEM;
@@ -470,7 +469,7 @@ int repair_list(struct gild_store *store, struct gild_error *error) {
         if (!err)
             err = reckon_tail(&pass);
         if (!err)
-            tell_lost(repair, name_of_delta(repair, deltas.id[i], text), &pass.lost);
+            repair_tell_lost(repair, repair_delta_name(repair, deltas.id[i], text), &pass.lost);
     }
     free(deltas.id);
     pass_free(&pass);

@@ -124,10 +124,10 @@ static int mend_file(struct pass *pass, uint64_t serial, const struct look *look
     bool dry = pass->store->repair->dry_run;
     int err = 0, copy;
     if (look->bytes != wanted) {
-        tell_repaired(pass->store->repair,
-                      "log segment %016" PRIx64 " has %" PRIu64 " bytes instead of %" PRIu64
-                      " and is made as long as it was",
-                      serial, look->bytes, wanted);
+        repair_say(pass->store->repair,
+                   "log segment %016" PRIx64 " has %" PRIu64 " bytes instead of %" PRIu64
+                   " and is made as long as it was",
+                   serial, look->bytes, wanted);
         err = dry ? copy_in_memory(pass, *fd, look->bytes, wanted, &copy)
                   : make_long(pass, *fd, look->bytes, wanted);
         if (!err && dry) {
@@ -136,8 +136,8 @@ static int mend_file(struct pass *pass, uint64_t serial, const struct look *look
         }
     }
     if (!err && !look->header_good) {
-        tell_repaired(pass->store->repair,
-                      "the header of log segment %016" PRIx64 " is written anew", serial);
+        repair_say(pass->store->repair, "the header of log segment %016" PRIx64 " is written anew",
+                   serial);
         err = dry ? 0 : write_header(pass, *fd, serial, look->blocks);
     }
     return err;
@@ -168,11 +168,11 @@ static int repair_segment(struct pass *pass, uint64_t serial,
         if (!err)
             return 0;
     } else if (!err) {
-        tell_repaired(store->repair,
-                      fd < 0 ? "log segment %016" PRIx64 " is missing and is forgotten"
-                             : "log segment %016" PRIx64
-                               " can not be recognised: it goes to lost+found and is forgotten",
-                      serial);
+        repair_say(store->repair,
+                   fd < 0 ? "log segment %016" PRIx64 " is missing and is forgotten"
+                          : "log segment %016" PRIx64
+                            " can not be recognised: it goes to lost+found and is forgotten",
+                   serial);
         err = add_missing(pass, serial, record);
         if (fd >= 0)
             close(fd);
@@ -234,17 +234,17 @@ static void lost_batches(void *context, uint64_t stream, uint64_t first, uint64_
             tail->err = ids_add(&tail->quarantined, tail->deltas.id[i]);
     size_t hit = tail->quarantined.count - before;
     if (last == UINT64_MAX)
-        tell_repaired(tail->store->repair,
-                      "stream %" PRIu64
-                      " of the log ends in a segment that is missing, after batch "
-                      "%" PRIu64 ": what followed is given up (%zu disks)",
-                      stream, first - 1, hit);
+        repair_say(tail->store->repair,
+                   "stream %" PRIu64
+                   " of the log ends in a segment that is missing, after batch "
+                   "%" PRIu64 ": what followed is given up (%zu disks)",
+                   stream, first - 1, hit);
     else
-        tell_repaired(tail->store->repair,
-                      "batches %" PRIu64 " to %" PRIu64 " of stream %" PRIu64
-                      " of the log were flushed and are lost: the log goes on behind them (%zu "
-                      "disks)",
-                      first, last, stream, hit);
+        repair_say(tail->store->repair,
+                   "batches %" PRIu64 " to %" PRIu64 " of stream %" PRIu64
+                   " of the log were flushed and are lost: the log goes on behind them (%zu "
+                   "disks)",
+                   first, last, stream, hit);
 }
 
 static int keep_entry(struct repair *repair, const struct gild_log_entry *entry, bool bad) {
@@ -280,10 +280,10 @@ static int look_batch(void *context, const struct gild_batch_header *header, con
             err = keep_entry(tail->store->repair, entry, bad);
     }
     if (rotten)
-        tell_repaired(tail->store->repair,
-                      "batch %" PRIu64 " of stream %" PRIu64
-                      " of the log is taken over although %" PRIu32 " of its blocks are rotten",
-                      header->lsn, header->stream, rotten);
+        repair_say(tail->store->repair,
+                   "batch %" PRIu64 " of stream %" PRIu64
+                   " of the log is taken over although %" PRIu32 " of its blocks are rotten",
+                   header->lsn, header->stream, rotten);
     return err;
 }
 
@@ -334,9 +334,9 @@ static int tell_all(struct tail *tail) {
             err = 0;
         }
         if (!err)
-            tell_quarantined(tail->store->repair,
-                             name_of_delta(tail->store->repair, tail->deltas.id[i], text),
-                             record.why);
+            repair_tell_quarantined(
+                tail->store->repair,
+                repair_delta_name(tail->store->repair, tail->deltas.id[i], text), record.why);
         if (err == -ENOENT)
             err = 0;
     }

@@ -13,7 +13,7 @@
 #include "disk/repair.h"
 #include "map/mend.h"
 
-const struct range_set *lost_of_map(const struct repair *repair, uint64_t map_id) {
+const struct range_set *repair_lost_of_map(const struct repair *repair, uint64_t map_id) {
     for (size_t i = 0; i < repair->map_count; i++)
         if (repair->maps[i].map_id == map_id)
             return &repair->maps[i].ranges;
@@ -102,11 +102,11 @@ static int repair_map(struct gild_store *store, uint64_t map_id, struct gild_rec
     if (!err && pass.err)
         err = repair_fail(store, pass.err, "what is lost can not be noted", error);
     if (!err && mended.damaged)
-        tell_repaired(repair,
-                      "the map of %s is written anew: %" PRIu64
-                      " of its blocks are lost; the "
-                      "damaged file goes to lost+found",
-                      name_of_map(repair, map_id, text), mended.lost_blocks);
+        repair_say(repair,
+                   "the map of %s is written anew: %" PRIu64
+                   " of its blocks are lost; the "
+                   "damaged file goes to lost+found",
+                   repair_map_name(repair, map_id, text), mended.lost_blocks);
     if (!err) {
         err = forget_packs(store, map_id, record);
         if (!err && pass.lost.count)
@@ -125,8 +125,7 @@ static int drop_packs(struct gild_store *store, struct gild_error *error) {
     int err = 0;
     for (size_t i = 0; i < repair->lost_packs.count && !err; i++) {
         uint32_t id = (uint32_t)repair->lost_packs.id[i];
-        tell_repaired(repair, "pack %08" PRIx32 " can not be read and is taken out of the store",
-                      id);
+        repair_say(repair, "pack %08" PRIx32 " can not be read and is taken out of the store", id);
         if (repair->dry_run)
             continue;
         snprintf(name, sizeof name, "%08" PRIx32 ".pack", id);

@@ -72,7 +72,7 @@ void range_merge(struct range_set *set) {
 
 /* ---- telling --------------------------------------------------------------------------------- */
 
-void tell_repaired(struct repair *repair, const char *format, ...) {
+void repair_say(struct repair *repair, const char *format, ...) {
     char sentence[600];
     va_list arguments;
     va_start(arguments, format);
@@ -84,13 +84,13 @@ void tell_repaired(struct repair *repair, const char *format, ...) {
         repair->report->repaired(repair->report->context, sentence);
 }
 
-void tell_quarantined(struct repair *repair, const char *disk, const char *why) {
+void repair_tell_quarantined(struct repair *repair, const char *disk, const char *why) {
     repair->result->quarantined++;
     if (repair->report->quarantined)
         repair->report->quarantined(repair->report->context, disk, why);
 }
 
-void tell_lost(struct repair *repair, const char *disk, struct range_set *set) {
+void repair_tell_lost(struct repair *repair, const char *disk, struct range_set *set) {
     range_merge(set);
     for (size_t i = 0; i < set->count; i++) {
         repair->result->lost_ranges++;
@@ -148,7 +148,7 @@ static int note_version(void *context, const void *key, size_t key_length, const
     return name_add(context, 0, version.map_id, path);
 }
 
-int names_read(struct gild_store *store) {
+int repair_names(struct gild_store *store) {
     struct gild_txn *txn;
     int err = gild_txn_begin(store->catalog, false, &txn);
     if (err)
@@ -160,7 +160,7 @@ int names_read(struct gild_store *store) {
     return err;
 }
 
-const char *name_of_delta(struct repair *repair, uint64_t delta_id, char text[64]) {
+const char *repair_delta_name(struct repair *repair, uint64_t delta_id, char text[64]) {
     for (size_t i = 0; i < repair->name_count; i++)
         if (repair->names[i].delta_id == delta_id)
             return repair->names[i].name;
@@ -168,7 +168,7 @@ const char *name_of_delta(struct repair *repair, uint64_t delta_id, char text[64
     return text;
 }
 
-const char *name_of_map(struct repair *repair, uint64_t map_id, char text[64]) {
+const char *repair_map_name(struct repair *repair, uint64_t map_id, char text[64]) {
     for (size_t i = 0; i < repair->name_count; i++)
         if (repair->names[i].map_id == map_id)
             return repair->names[i].name;
