@@ -461,7 +461,7 @@ static void fail_stop(struct gild_catalog *catalog, int result) {
 static int commit_journaled(struct gild_txn *txn) {
     struct gild_catalog *catalog = txn->catalog;
     uint64_t transaction;
-    int result = gild_txn_next_id(txn, TRANSACTION, 1, &transaction);
+    int retracted = 0, result = gild_txn_next_id(txn, TRANSACTION, 1, &transaction);
     pthread_mutex_lock(&catalog->journal_lock);
     if (!result && atomic_load(&catalog->broken))
         result = -EIO;
@@ -469,14 +469,17 @@ static int commit_journaled(struct gild_txn *txn) {
         result = ready_journal(catalog, transaction);
     if (!result)
         result = gild_journal_append(catalog->journal, transaction, &txn->changes);
-    if (result)
+    if (result) {
         gild_kv_abort(txn->kv);
-    else
+    } else {
         result = gild_kv_commit(txn->kv);
-    if (!result)
-        gild_journal_accept(catalog->journal);
-    if (in_device(result) && !atomic_load(&catalog->broken))
-        fail_stop(catalog, result);
+        if (!result)
+            gild_journal_accept(catalog->journal);
+        else if (!in_device(result)) /* undone; after trouble in the device, both may be found */
+            retracted = gild_journal_retract(catalog->journal);
+    }
+    if ((in_device(result) || retracted) && !atomic_load(&catalog->broken))
+        fail_stop(catalog, retracted ? retracted : result);
     pthread_mutex_unlock(&catalog->journal_lock);
     return result;
 }

@@ -482,3 +482,11 @@ void gild_journal_accept(struct gild_journal *journal) {
     journal->end_bytes = journal->tail_bytes;
     journal->check = journal->tail_check;
 }
+
+int gild_journal_retract(struct gild_journal *journal) {
+    static const uint8_t nothing[RECORD_BYTES];
+    journal->tail_bytes = journal->end_bytes;
+    journal->tail_check = journal->check;
+    int err = gild_file_write(journal->fd, nothing, sizeof nothing, journal->end_bytes);
+    return err ? err : gild_file_sync(journal->fd);
+}

@@ -6,7 +6,8 @@
  *
  * Transactions are numbered 1, 2, 3 ...; the key-value store holds the number of its last one. The
  * record of number n is durable before the key-value store commits n, and counts only once that has
- * happened: what the next transaction writes takes its place otherwise (a "tail" below).
+ * happened: otherwise it is taken back, or, after a crash, what the next transaction writes takes
+ * its place (a "tail" below).
  *
  *              append n (durable)        kv commit n
  *   ACCEPTED n-1 ---------------> TAIL n -----------> ACCEPTED n
@@ -85,5 +86,7 @@ int gild_journal_append(struct gild_journal *journal, uint64_t number,
                         struct gild_changes *changes);
 /* The tail is accepted: the next record follows it. */
 void gild_journal_accept(struct gild_journal *journal);
+/* The tail is taken back, durably: its transaction was refused, and nothing may find it. */
+int gild_journal_retract(struct gild_journal *journal);
 
 #endif

@@ -59,6 +59,7 @@ bool counts_print(const struct machine_counts *counts, bool faults, uint64_t lea
     if (faults)
         enough &= sim_faults_print(&counts->faults, least);
     line("stores opened", counts->lives, 0);
+    enough &= line("catalogues made again", counts->rebuilt, faults ? least : 0);
     line("at the second try", counts->retried, 0);
     line("refused, disk damaged", counts->refused, 0);
     line("EIO, disk damaged", counts->detected, 0);

@@ -40,6 +40,7 @@ struct machine_counts {
     _Atomic uint64_t cuts[SIM_GARBLE + 1];
     _Atomic uint64_t lives, refused;   /* opened; refused since the disk was damaged */
     _Atomic uint64_t retried;          /* opened at the second try: the first met a fault */
+    _Atomic uint64_t rebuilt;          /* catalogues lost, and made again from their journals */
     _Atomic uint64_t detected;         /* ops on a damaged disk that gave EIO */
     _Atomic uint64_t states, distinct; /* durable images after a power cut; by hash */
     _Atomic uint64_t wrong[WRONGS];

@@ -12,6 +12,7 @@
 #include <sys/prctl.h>
 #include <unistd.h>
 
+#include "catalog/catalog.h"
 #include "catalog/records.h"
 #include "disk/store.h"
 #include "own.h"
@@ -104,8 +105,36 @@ static int try_open(struct gild_error *error) {
     return gild_store_open(DIRECTORY, &options, &machine.store, error);
 }
 
+static bool rebuild(const char *what) {
+    const struct gild_catalog_options options = {.map_bytes = 1u << 30,
+                                                 .journal = DIRECTORY "/journal"};
+    struct gild_catalog_rebuilt rebuilt;
+    struct gild_error error = {0};
+    if (gild_catalog_rebuild(DIRECTORY "/catalogue", &options, &rebuilt, &error)) {
+        machine_failed(what, error.message);
+        return false;
+    }
+    if (rebuilt.lost && !machine_damaged())
+        machine_fail(WRONG_LOST, what, "transactions of its journal are lost");
+    machine.losing = false;
+    return true;
+}
+
+/* The catalogue is gone, and what its journal tells is all there is. */
+static bool lose_catalogue(void) {
+    machine.losing = true; /* a power cut in here is one with no catalogue */
+    machine.counts->rebuilt++;
+    if (rebuild("the catalogue is not made again"))
+        return true;
+    calm();
+    return rebuild("the catalogue is not made again at the second try");
+}
+
 static bool open_store(void) {
     struct gild_error error;
+    bool lost = machine.losing || (machine.made && !machine_damaged() && sim_chance(50));
+    if (lost && !lose_catalogue())
+        return false;
     if (try_open(&error) == 0)
         return true;
     machine_failed("the store does not open", error.message);
@@ -159,6 +188,7 @@ void machine_make(uint64_t seed, bool furnished, struct machine_counts *counts) 
         machine_fail(WRONG_OTHER, "init", error.message);
     open_store();
     make_bases();
+    machine.made = true;
     if (furnished) {
         admin_do(MACHINE_IMPORT);
         admin_do(MACHINE_CLONE);

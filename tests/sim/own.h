@@ -48,6 +48,8 @@ struct machine {
     bool small;                         /* little to read, for those who read it a million times */
     bool stale;   /* opened after a cut with its log damaged, and not read whole since */
     bool may_rot; /* while it is closed */
+    bool made;    /* so it has a catalogue that can be lost */
+    bool losing;  /* its catalogue is lost, and not yet made again */
 };
 extern struct machine machine;
 

@@ -277,9 +277,12 @@ static struct slot *prepare(enum machine_op op, unsigned most) {
     slot->kind = op;
     slot->mode = ORACLE_CURRENT;
     slot->image = NULL;
-    do
+    choose_place(slot, large ? 2048 : MOST_SECTORS, part);
+    for (unsigned tries = 1; op != MACHINE_FLUSH && overlaps(slot); tries++) {
+        if (tries % 16 == 0) /* what is under way may cover all that there is */
+            sim_wait(&machine.busy, SIM_FOREVER);
         choose_place(slot, large ? 2048 : MOST_SECTORS, part);
-    while (op != MACHINE_FLUSH && overlaps(slot));
+    }
     return slot;
 }
 
