@@ -105,6 +105,17 @@ struct gild_rec_quarantine {
     char why[200]; /* for people */
 };
 
+/* Groups of a pack that are lost: no good copy of them was found, and nothing is deduplicated into
+ * them. Kept in the table INTENTS (docs/format-catalogue.md); a pack with more has several. */
+#define GILD_LOST_RANGES 1024u
+struct gild_rec_lost {
+    uint64_t since_ns;
+    uint32_t count;
+    struct {
+        uint32_t first, groups;
+    } range[GILD_LOST_RANGES];
+};
+
 #define GILD_RECORD(name)                                                             \
     /* Bytes written to out (GILD_RECORD_MAX suffices). */                            \
     size_t gild_rec_##name##_encode(const struct gild_rec_##name *record, void *out); \
@@ -120,6 +131,7 @@ GILD_RECORD(pack)
 GILD_RECORD(segment)
 GILD_RECORD(stream)
 GILD_RECORD(quarantine)
+GILD_RECORD(lost)
 #undef GILD_RECORD
 
 /* Get, put and delete by typed key, built on the above. -ENOENT, -EBADMSG, -EUCLEAN. */

@@ -131,6 +131,30 @@ int gild_rec_quarantine_decode(struct gild_rec_quarantine *record, const void *v
     return catalog_end(&from);
 }
 
+size_t gild_rec_lost_encode(const struct gild_rec_lost *record, void *out) {
+    struct catalog_writer to = catalog_begin(out, CATALOG_RECORD_LOST);
+    catalog_put_u64(&to, record->since_ns);
+    catalog_put_u32(&to, record->count);
+    for (uint32_t i = 0; i < record->count && i < GILD_LOST_RANGES; i++) {
+        catalog_put_u32(&to, record->range[i].first);
+        catalog_put_u32(&to, record->range[i].groups);
+    }
+    return catalog_length(&to);
+}
+
+int gild_rec_lost_decode(struct gild_rec_lost *record, const void *value, size_t length) {
+    struct catalog_reader from = catalog_open(value, length, CATALOG_RECORD_LOST);
+    record->since_ns = catalog_get_u64(&from);
+    record->count = catalog_get_u32(&from);
+    if (record->count > GILD_LOST_RANGES)
+        return -EUCLEAN;
+    for (uint32_t i = 0; i < record->count; i++) {
+        record->range[i].first = catalog_get_u32(&from);
+        record->range[i].groups = catalog_get_u32(&from);
+    }
+    return catalog_end(&from);
+}
+
 /* ---- quarantine, by delta -------------------------------------------------------------------- */
 
 #define QUARANTINE_KEY 32u

@@ -1,281 +1,527 @@
 /* `gild store check`: everything that the catalogue says is recounted from what is on disk.
  *
- * It first checkpoints, then looks at one instant of the catalogue (one read transaction's lists);
- * nothing that this instant reaches is overwritten or recycled while it runs, so guests go on
- * meanwhile. It changes nothing. Each finding is one sentence, in terms of images and desktops
- * where it can. */
+ * It first checkpoints, then looks at one instant of the catalogue; nothing that this instant
+ * reaches is overwritten or recycled while it runs, so guests go on meanwhile. It changes nothing.
+ *
+ *   versions, desktops, pools -> maps, deltas       references
+ *   deltas -> nodes, blocks -> segments' counts     check_log.c
+ *   maps -> packs, groups, slots                    shapes of packs, from their tables
+ *   packs -> every byte, under its checks           engine/pack
+ *   files and numbers                               check_files.c
+ *
+ * Each finding says whom it hits, in terms of images and desktops (damage.h). */
+#include "disk/check.h"
+
 #include <errno.h>
 #include <inttypes.h>
-#include <stdarg.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
-#include <unistd.h>
 
-#include "disk/internal.h"
-#include "disk/walk.h"
+#include "io/file.h"
 
-struct check {
-    struct gild_store *store;
-    struct gild_txn *txn;
-    gild_check_found *found;
-    void *context;
-    struct gild_check_result *result;
-    struct ids maps, packs, deltas, dropped;
-    struct ids counted; /* serials, once for each block or node that anything reaches */
-    struct gild_rec_delta *delta;
-    struct gild_rec_map *map;
+struct pack_shape {
+    bool known, missing;
+    struct gild_pack_facts facts;
 };
 
-static void find(struct check *check, const char *format, ...)
-    __attribute__((format(printf, 2, 3)));
-
-static void find(struct check *check, const char *format, ...) {
-    char sentence[600];
-    va_list arguments;
-    va_start(arguments, format);
-    vsnprintf(sentence, sizeof sentence, format, arguments);
-    va_end(arguments);
-    check->result->findings++;
-    const struct gild_finding finding = {.object = "store", .kind = "damaged", .message = sentence};
-    if (check->found)
-        check->found(check->context, &finding);
-}
-
-/* ---- the catalogue's references ----------------------------------------------------------------
+/* ---- the catalogue's references ---------------------------------------------------------------
  */
+
+static uint32_t read_be32(const uint8_t *bytes) {
+    return (uint32_t)bytes[0] << 24 | (uint32_t)bytes[1] << 16 | (uint32_t)bytes[2] << 8 | bytes[3];
+}
 
 static int check_version(void *context, const void *key, size_t key_length, const void *value,
                          size_t length) {
     struct check *check = context;
     struct gild_rec_version version;
-    int name = (int)strnlen(key, key_length);
-    if (gild_rec_version_decode(&version, value, length))
-        find(check, "the record of a version of image %.*s is damaged", name, (const char *)key);
-    else if (!ids_have(&check->maps, version.map_id))
-        find(check, "a version of image %.*s has lost its map %" PRIu64, name, (const char *)key,
-             version.map_id);
+    struct gild_rec_image image;
+    char object[CHECK_OBJECT_BYTES];
+    const void *ignored;
+    size_t name = strnlen(key, key_length), image_length;
+    if (name + 5 != key_length) {
+        findings_add(&check->findings, "store", "damaged", NULL,
+                     "the catalogue has a version under a damaged key");
+        return 0;
+    }
+    uint32_t number = read_be32((const uint8_t *)key + name + 1);
+    snprintf(object, sizeof object, "image %.*s@%" PRIu32, (int)name, (const char *)key, number);
+    if (gild_rec_version_decode(&version, value, length)) {
+        findings_add(&check->findings, object, "damaged", NULL, "the record of %s is damaged",
+                     object);
+        return 0;
+    }
+    if (gild_txn_peek(check->txn, GILD_TABLE_IMAGES, key, name, &ignored, &image_length) ||
+        gild_rec_image_decode(&image, ignored, image_length))
+        findings_add(&check->findings, object, "reference", NULL,
+                     "%s has lost the record of its image", object);
+    else if (image.latest_version < number)
+        findings_add(&check->findings, object, "count", NULL,
+                     "%s is above %" PRIu32 ", the highest version that was ever given", object,
+                     image.latest_version);
+    if (!ids_have(&check->maps, version.map_id)) {
+        struct hits hits = {0};
+        int err = damage_of_map(check->damage, version.map_id, NULL, &hits);
+        findings_add(&check->findings, object, "missing", &hits, "%s has lost its map %" PRIu64,
+                     object, version.map_id);
+        hits_free(&hits);
+        return err;
+    }
+    if (gild_rec_get_map(check->txn, version.map_id, check->map))
+        return 0; /* said of the map */
+    if (check->map->size_bytes != version.size_bytes)
+        findings_add(&check->findings, object, "count", NULL,
+                     "%s has %" PRIu64 " bytes, its map %" PRIu64, object, version.size_bytes,
+                     check->map->size_bytes);
+    if (memcmp(check->map->content_hash, version.content_hash, 32) != 0)
+        findings_add(&check->findings, object, "reference", NULL,
+                     "%s and its map %" PRIu64 " have two content hashes", object, version.map_id);
     return 0;
+}
+
+/* The map of NAME@V, 0 if it is not there. */
+static uint64_t map_of(struct check *check, const char *image, uint32_t number) {
+    char key[GILD_NAME_MAX + 6];
+    struct gild_rec_version version;
+    const void *value;
+    size_t length, name = strlen(image);
+    memcpy(key, image, name + 1);
+    for (unsigned i = 0; i < 4; i++)
+        key[name + 1 + i] = (char)(number >> (24 - 8 * i));
+    if (gild_txn_peek(check->txn, GILD_TABLE_VERSIONS, key, name + 5, &value, &length) ||
+        gild_rec_version_decode(&version, value, length))
+        return 0;
+    return version.map_id;
 }
 
 static int check_desktop(void *context, const void *key, size_t key_length, const void *value,
                          size_t length) {
     struct check *check = context;
     struct gild_rec_desktop desktop;
-    char version_key[GILD_NAME_MAX + 6];
+    char object[CHECK_OBJECT_BYTES];
     const void *ignored;
     size_t ignored_length;
+    snprintf(object, sizeof object, "desktop %.*s", (int)key_length, (const char *)key);
     if (gild_rec_desktop_decode(&desktop, value, length)) {
-        find(check, "the record of desktop %.*s is damaged", (int)key_length, (const char *)key);
+        findings_add(&check->findings, object, "damaged", NULL, "the record of %s is damaged",
+                     object);
         return 0;
     }
+    uint64_t map_id = map_of(check, desktop.image, desktop.version);
+    if (!map_id)
+        findings_add(&check->findings, object, "reference", NULL,
+                     "%s stands on %s@%" PRIu32 ", which is not there", object, desktop.image,
+                     desktop.version);
     if (!ids_have(&check->deltas, desktop.os_delta))
-        find(check, "desktop %.*s has lost its delta %" PRIu64, (int)key_length, (const char *)key,
-             desktop.os_delta);
-    size_t name = strlen(desktop.image);
-    memcpy(version_key, desktop.image, name + 1);
-    for (unsigned i = 0; i < 4; i++)
-        version_key[name + 1 + i] = (char)(desktop.version >> (24 - 8 * i));
-    if (gild_txn_peek(check->txn, GILD_TABLE_VERSIONS, version_key, name + 5, &ignored,
-                      &ignored_length))
-        find(check, "desktop %.*s stands on %s@%u, which is not there", (int)key_length,
-             (const char *)key, desktop.image, desktop.version);
+        findings_add(&check->findings, object, "missing", NULL, "%s has lost its delta %" PRIu64,
+                     object, desktop.os_delta);
+    else if (map_id &&
+             gild_rec_get_delta(check->txn, GILD_TABLE_DELTAS, desktop.os_delta, check->delta) ==
+                 0 &&
+             check->delta->parent_map != map_id)
+        findings_add(&check->findings, object, "reference", NULL,
+                     "the delta %" PRIu64 " of %s stands on map %" PRIu64 ", not on that of %s@%u",
+                     desktop.os_delta, object, check->delta->parent_map, desktop.image,
+                     desktop.version);
+    if (desktop.pool[0] && gild_txn_peek(check->txn, GILD_TABLE_POOLS, desktop.pool,
+                                         strlen(desktop.pool), &ignored, &ignored_length))
+        findings_add(&check->findings, object, "reference", NULL,
+                     "%s belongs to pool %s, which is not there", object, desktop.pool);
+    return ids_add(&check->owned, desktop.os_delta);
+}
+
+static int check_pool(void *context, const void *key, size_t key_length, const void *value,
+                      size_t length) {
+    struct check *check = context;
+    struct gild_rec_pool pool;
+    char object[CHECK_OBJECT_BYTES];
+    snprintf(object, sizeof object, "pool %.*s", (int)key_length, (const char *)key);
+    if (gild_rec_pool_decode(&pool, value, length))
+        findings_add(&check->findings, object, "damaged", NULL, "the record of %s is damaged",
+                     object);
+    else if (!map_of(check, pool.image, pool.version))
+        findings_add(&check->findings, object, "reference", NULL,
+                     "%s stands on %s@%" PRIu32 ", which is not there", object, pool.image,
+                     pool.version);
     return 0;
 }
 
-/* ---- maps and packs -------------------------------------------------------------------------- */
+/* ---- maps ------------------------------------------------------------------------------------ */
 
 struct map_check {
     struct check *check;
     uint64_t map_id, blocks;
-    struct gild_pack_page page;
+    const struct gild_rec_map *record;
+    uint32_t pack_id; /* looked up last */
+    const struct pack_shape *shape;
+    bool listed;
+    struct range_set rotten, missing, beyond, odd, lost, unlisted;
 };
 
-static int check_leaf(void *context, uint64_t leaf_index, const struct gild_leaf *leaf) {
-    struct map_check *map = context;
-    for (uint32_t i = 0; i < GILD_LEAF_BLOCKS; i++) {
-        uint64_t place = leaf->place[i];
-        uint64_t block = leaf_index * GILD_LEAF_BLOCKS + i;
-        if (gild_place_type(place) == GILD_PLACE_PACK) {
-            map->blocks++;
-            if (gild_pack_table_page(map->check->store->packs, gild_place_pack_id(place),
-                                     gild_place_group(place), &map->page))
-                find(map->check,
-                     "map %" PRIu64 ": block %" PRIu64
-                     " is in group %u of pack %08x, which is not there",
-                     map->map_id, block, gild_place_group(place), gild_place_pack_id(place));
-        } else if (!gild_place_reads_zero(place)) {
-            find(map->check, "map %" PRIu64 ": block %" PRIu64 " has an impossible place",
-                 map->map_id, block);
-        }
-    }
-    return 0;
+static int by_pack(const void *a, const void *b) {
+    uint32_t x = *(const uint32_t *)a, y = *(const uint32_t *)b;
+    return x < y ? -1 : x > y;
 }
 
-static void check_map(struct check *check, uint64_t map_id) {
-    char path[4096];
-    struct gild_error error = {0};
-    struct gild_sealed_map *sealed;
-    store_path(check->store, "maps", path);
-    check->result->maps++;
-    if (gild_rec_get_map(check->txn, map_id, check->map)) {
-        find(check, "the record of map %" PRIu64 " is damaged", map_id);
-        return;
-    }
-    for (uint32_t i = 0; i < check->map->pack_count; i++)
-        if (!ids_have(&check->packs, check->map->packs[i]))
-            find(check, "map %" PRIu64 " needs pack %08x, which the catalogue does not know",
-                 map_id, check->map->packs[i]);
-    if (gild_sealed_open(&sealed, path, check->store->id, map_id, &error)) {
-        find(check, "%s", error.message);
-        return;
-    }
-    struct map_check map = {.check = check, .map_id = map_id};
-    int err = gild_sealed_walk(sealed, check_leaf, &map);
-    if (err)
-        find(check, "map %" PRIu64 " has an unreadable leaf: %s", map_id, strerror(-err));
-    else if (map.blocks != check->map->data_blocks || map.blocks != sealed->data_blocks)
-        find(check, "map %" PRIu64 " has %" PRIu64 " blocks of data, its record says %" PRIu64,
-             map_id, map.blocks, check->map->data_blocks);
-    if (memcmp(check->map->content_hash, sealed->content_hash, 32) != 0)
-        find(check, "map %" PRIu64 " and the catalogue disagree on its content hash", map_id);
-    check->result->blocks += map.blocks;
-    gild_sealed_close(sealed);
-}
-
-static void pack_found(void *context, const struct gild_pack_fault *fault) {
-    find(context, "%s", fault->sentence);
-}
-
-static int check_packs(struct check *check) {
-    for (size_t i = 0; i < check->packs.count; i++) {
-        check->result->packs++;
-        const struct gild_pack_look look = {.found = pack_found, .context = check};
-        int err = gild_pack_check(check->store->packs, (uint32_t)check->packs.id[i], &look);
-        if (err && err != -EUCLEAN)
-            find(check, "pack %08" PRIx64 " can not be read: %s", check->packs.id[i],
-                 strerror(-err));
-    }
-    return 0;
-}
-
-/* ---- deltas and segments ----------------------------------------------------------------------
- */
-
-static int check_delta(struct check *check, enum gild_table table, uint64_t delta_id) {
-    struct delta_walk walk = {0};
-    check->result->disks += table == GILD_TABLE_DELTAS;
-    if (gild_rec_get_delta(check->txn, table, delta_id, check->delta)) {
-        find(check, "the record of delta %" PRIu64 " is damaged", delta_id);
-        return 0;
-    }
-    if (check->delta->parent_map && table == GILD_TABLE_DELTAS &&
-        !ids_have(&check->maps, check->delta->parent_map))
-        find(check, "delta %" PRIu64 " stands on map %" PRIu64 ", which is not there", delta_id,
-             check->delta->parent_map);
-    int err = walk_delta(check->store, delta_id, check->delta, &walk);
-    if (err == -ENOMEM)
-        return err;
-    if (err)
-        find(check, "the map of delta %" PRIu64 " is damaged: %s", delta_id, strerror(-err));
-    else if (walk.blocks != check->delta->mapped_blocks)
-        find(check, "delta %" PRIu64 " maps %" PRIu64 " blocks, its record says %" PRIu64, delta_id,
-             walk.blocks, check->delta->mapped_blocks);
-    check->result->blocks += walk.blocks;
-    err = 0;
-    for (size_t i = 0; i < walk.serials.count && !err; i++)
-        err = ids_add(&check->counted, walk.serials.id[i]);
-    free(walk.serials.id);
-    return err;
-}
-
-static uint64_t times_counted(const struct ids *counted, uint64_t serial) {
-    size_t low = 0, high = counted->count, end;
+static const struct pack_shape *shape_of(struct check *check, uint32_t pack_id) {
+    size_t low = 0, high = check->packs.count;
     while (low < high) {
-        size_t middle = low + (high - low) / 2;
-        if (counted->id[middle] < serial)
+        size_t middle = (low + high) / 2;
+        if (check->packs.id[middle] < pack_id)
             low = middle + 1;
         else
             high = middle;
     }
-    for (end = low; end < counted->count && counted->id[end] == serial;)
-        end++;
-    return end - low;
+    if (low == check->packs.count || check->packs.id[low] != pack_id)
+        return NULL;
+    struct pack_shape *shape = &check->shapes[low];
+    if (!shape->known) {
+        shape->missing = gild_pack_get_facts(check->store->packs, pack_id, &shape->facts) != 0;
+        shape->known = true;
+    }
+    return shape->missing ? NULL : shape;
 }
 
-static int check_segment(void *context, const void *key, size_t key_length, const void *value,
-                         size_t length) {
-    struct check *check = context;
-    struct gild_rec_segment record;
-    uint64_t serial = gild_rec_key_u64(key);
-    (void)key_length;
-    check->result->segments++;
-    if (gild_rec_segment_decode(&record, value, length)) {
-        find(check, "the record of log segment %016" PRIx64 " is damaged", serial);
-        return 0;
+static int check_pack_place(struct map_check *map, uint64_t block, uint64_t place) {
+    uint32_t pack_id = gild_place_pack_id(place), group = gild_place_group(place);
+    if (!map->blocks++ || pack_id != map->pack_id) {
+        map->pack_id = pack_id;
+        map->shape = shape_of(map->check, pack_id);
+        map->listed = bsearch(&pack_id, map->record->packs, map->record->pack_count, sizeof pack_id,
+                              by_pack) != NULL;
     }
-    uint64_t counted = times_counted(&check->counted, serial);
-    if (counted != record.live_blocks)
-        find(check,
-             "log segment %016" PRIx64 " holds %" PRIu64 " live blocks, its record says %" PRIu64,
-             serial, counted, record.live_blocks);
-    if (!gild_segments_find(check->store->segments, serial))
-        find(check, "log segment %016" PRIx64 " is in the catalogue but not in the store", serial);
+    if (!map->listed && range_add(&map->unlisted, block, 1))
+        return -ENOMEM;
+    if (!map->shape)
+        return range_add(&map->missing, block, 1);
+    if (group >= map->shape->facts.groups)
+        return range_add(&map->beyond, block, 1);
+    uint8_t blocks = map->shape->facts.group_blocks[group]; /* 0: its table page is rotten */
+    return blocks && gild_place_slot(place) >= blocks ? range_add(&map->beyond, block, 1) : 0;
+}
+
+static int check_leaf(struct map_check *map, uint64_t leaf_index, const struct gild_leaf *leaf) {
+    int err = 0;
+    for (uint32_t i = 0; i < GILD_LEAF_BLOCKS && !err; i++) {
+        uint64_t place = leaf->place[i], block = leaf_index * GILD_LEAF_BLOCKS + i;
+        if (gild_place_type(place) == GILD_PLACE_PACK)
+            err = check_pack_place(map, block, place);
+        else if (gild_place_type(place) == GILD_PLACE_LOST)
+            err = range_add(&map->lost, block, 1);
+        else if (!gild_place_reads_zero(place))
+            err = range_add(&map->odd, block, 1);
+    }
+    return err;
+}
+
+static int walk_map(struct map_check *map, const struct gild_sealed_map *sealed) {
+    struct gild_leaf *leaf = gild_file_buffer(GILD_NODE_BYTES);
+    uint64_t leaves = gild_leaves_of(sealed->size_bytes);
+    int err = leaf ? 0 : -ENOMEM;
+    for (uint64_t i = 0; i < leaves && !err; i++) {
+        uint64_t page = gild_sealed_leaf_page(sealed, i), first = i * GILD_LEAF_BLOCKS;
+        if (!page)
+            continue;
+        if (page == GILD_SEALED_LOST)
+            err = range_add(&map->lost, first, GILD_LEAF_BLOCKS);
+        else if (gild_file_read(sealed->fd, leaf, GILD_NODE_BYTES, page * GILD_NODE_BYTES) != 0 ||
+                 gild_node_verify(leaf, GILD_NODE_LEAF, map->map_id, i) != 0)
+            err = range_add(&map->rotten, first, GILD_LEAF_BLOCKS);
+        else
+            err = check_leaf(map, i, leaf);
+    }
+    free(leaf);
+    return err;
+}
+
+static int tell_blocks(struct map_check *map, struct range_set *blocks, const char *kind,
+                       const char *what) {
+    struct check *check = map->check;
+    struct hits hits = {0};
+    char object[32];
+    uint64_t count = 0;
+    for (size_t i = 0; i < blocks->count; i++)
+        count += blocks->range[i].count;
+    snprintf(object, sizeof object, "map %" PRIu64, map->map_id);
+    int err = blocks->count ? damage_of_map(check->damage, map->map_id, blocks, &hits) : 0;
+    if (blocks->count && !err)
+        findings_add(&check->findings, object, kind, &hits, "%s: %s, %" PRIu64 " blocks of it",
+                     object, what, count);
+    hits_free(&hits);
+    free(blocks->range);
+    return err;
+}
+
+static int tell_map(struct map_check *map) {
+    int err = tell_blocks(map, &map->rotten, "damaged", "leaves of its file are rotten");
+    int e = tell_blocks(map, &map->missing, "missing", "it names packs that are not there");
+    err = err ? err : e;
+    e = tell_blocks(map, &map->beyond, "reference", "it names groups or slots that no pack has");
+    err = err ? err : e;
+    e = tell_blocks(map, &map->odd, "damaged", "it has impossible places");
+    err = err ? err : e;
+    e = tell_blocks(map, &map->unlisted, "reference", "its record does not list all of its packs");
+    err = err ? err : e;
+    e = tell_blocks(map, &map->lost, "lost", "known lost");
+    return err ? err : e;
+}
+
+static int check_map(struct check *check, uint64_t map_id) {
+    char path[4096], object[32];
+    struct gild_error error = {0};
+    struct gild_sealed_map *sealed;
+    struct hits hits = {0};
+    store_path(check->store, "maps", path);
+    snprintf(object, sizeof object, "map %" PRIu64, map_id);
+    check->result->maps++;
+    bool record = gild_rec_get_map(check->txn, map_id, check->map) == 0;
+    for (uint32_t i = 0; record && i < check->map->pack_count; i++)
+        if (!ids_have(&check->packs, check->map->packs[i]))
+            findings_add(&check->findings, object, "reference", NULL,
+                         "%s needs pack %08" PRIx32 ", which the catalogue does not know", object,
+                         check->map->packs[i]);
+    int broken = gild_sealed_open(&sealed, path, check->store->id, map_id, &error);
+    if (!record || broken) {
+        int err = damage_of_map(check->damage, map_id, NULL, &hits);
+        if (!record)
+            findings_add(&check->findings, object, "damaged", &hits, "the record of %s is damaged",
+                         object);
+        else
+            findings_add(&check->findings, object, broken == -ENOENT ? "missing" : "damaged", &hits,
+                         "%s", error.message);
+        hits_free(&hits);
+        if (!broken)
+            gild_sealed_close(sealed);
+        return err;
+    }
+    if (sealed->size_bytes != check->map->size_bytes)
+        findings_add(&check->findings, object, "count", NULL,
+                     "the file of %s is of a disk of %" PRIu64 " bytes, its record of %" PRIu64,
+                     object, sealed->size_bytes, check->map->size_bytes);
+    struct map_check map = {.check = check, .map_id = map_id, .record = check->map};
+    int err = walk_map(&map, sealed);
+    if (!err && !map.rotten.count &&
+        (map.blocks != check->map->data_blocks || map.blocks != sealed->data_blocks))
+        findings_add(&check->findings, object, "count", NULL,
+                     "%s has %" PRIu64 " blocks of data, its record says %" PRIu64
+                     ", its file %" PRIu64,
+                     object, map.blocks, check->map->data_blocks, sealed->data_blocks);
+    if (memcmp(check->map->content_hash, sealed->content_hash, 32) != 0)
+        findings_add(&check->findings, object, "reference", NULL,
+                     "%s and the catalogue disagree on its content hash", object);
+    check->result->blocks += map.blocks;
+    gild_sealed_close(sealed);
+    int told = tell_map(&map);
+    return err ? err : told;
+}
+
+/* ---- packs ----------------------------------------------------------------------------------- */
+
+struct lost_groups {
+    uint32_t pack_id;
+    struct range_set groups;
+};
+
+static int note_lost(void *context, uint32_t pack_id, uint32_t first, uint32_t groups) {
+    struct lost_groups *lost = context;
+    return pack_id == lost->pack_id ? range_add(&lost->groups, first, groups) : 0;
+}
+
+static bool all_lost(const struct range_set *lost, const struct range_set *groups) {
+    for (size_t i = 0; i < groups->count; i++) {
+        bool inside = false;
+        for (size_t k = 0; k < lost->count && !inside; k++)
+            inside = lost->range[k].first <= groups->range[i].first &&
+                     groups->range[i].first + groups->range[i].count <=
+                         lost->range[k].first + lost->range[k].count;
+        if (!inside)
+            return false;
+    }
+    return groups->count != 0;
+}
+
+static int tell_faults(struct check *check, uint32_t pack_id, const char *object,
+                       struct faults *faults, const struct range_set *lost) {
+    struct hits hits[FAULTS_MAX + 1] = {0};
+    int err = faults_hits(faults, check->damage, pack_id, hits);
+    for (size_t i = 0; i < faults->count && !err; i++) {
+        const struct fault *fault = &faults->fault[i];
+        if (all_lost(lost, &fault->groups))
+            continue;
+        if (i == FAULTS_MAX)
+            findings_add(&check->findings, object, "damaged", &hits[i],
+                         "%s: %" PRIu64 " more faults", object, faults->total - FAULTS_MAX);
+        else
+            findings_add(&check->findings, object, "damaged", fault->groups.count ? &hits[i] : NULL,
+                         "%s", fault->sentence);
+    }
+    for (size_t i = 0; i <= FAULTS_MAX; i++)
+        hits_free(&hits[i]);
+    return err;
+}
+
+/* What is in quarantine and reached by anybody. */
+static int tell_lost(struct check *check, uint32_t pack_id, const char *object,
+                     const struct range_set *lost) {
+    struct target target = {.pack_id = pack_id, .groups = *lost};
+    uint64_t groups = 0;
+    if (!lost->count)
+        return 0;
+    for (size_t i = 0; i < lost->count; i++)
+        groups += lost->range[i].count;
+    int err = damage_of_groups(check->damage, &target, 1);
+    if (!err && target.hits.count)
+        findings_add(&check->findings, object, "lost", &target.hits,
+                     "known lost: %" PRIu64 " groups of %s, from group %" PRIu64
+                     " on; import their image again and scrub, and they are healed",
+                     groups, object, lost->range[0].first);
+    hits_free(&target.hits);
+    return err;
+}
+
+static int check_record(struct check *check, uint32_t pack_id, const char *object) {
+    uint8_t key[4] = {(uint8_t)(pack_id >> 24), (uint8_t)(pack_id >> 16), (uint8_t)(pack_id >> 8),
+                      (uint8_t)pack_id};
+    const struct pack_shape *shape = shape_of(check, pack_id);
+    struct gild_rec_pack record;
+    struct target target = {.pack_id = pack_id};
+    const void *value;
+    size_t length;
+    int err = 0;
+    if (!shape || shape->facts.unlinked) {
+        err = range_add(&target.groups, 0, (uint64_t)1 << 28);
+        if (!err)
+            err = damage_of_groups(check->damage, &target, 1);
+        if (!err)
+            findings_add(&check->findings, object, "missing", &target.hits,
+                         "the file of %s is not there", object);
+        hits_free(&target.hits);
+        free(target.groups.range);
+        return err;
+    }
+    if (gild_txn_peek(check->txn, GILD_TABLE_PACKS, key, sizeof key, &value, &length) ||
+        gild_rec_pack_decode(&record, value, length))
+        findings_add(&check->findings, object, "damaged", NULL, "the record of %s is damaged",
+                     object);
+    else if (record.groups != shape->facts.groups || record.blocks != shape->facts.blocks ||
+             /* a rewrite's record may be a crash behind */
+             (shape->facts.generation == 1 && record.file_bytes != shape->facts.file_bytes))
+        findings_add(&check->findings, object, "count", NULL,
+                     "%s has %" PRIu32 " groups and %" PRIu32 " blocks in %" PRIu64
+                     " bytes, its record says %" PRIu64 ", %" PRIu64 " and %" PRIu64,
+                     object, shape->facts.groups, shape->facts.blocks, shape->facts.file_bytes,
+                     record.groups, record.blocks, record.file_bytes);
     return 0;
+}
+
+static int check_pack(struct check *check, uint32_t pack_id) {
+    struct lost_groups lost = {.pack_id = pack_id};
+    struct faults faults = {0};
+    char object[32];
+    const struct gild_pack_look look = {.found = faults_note, .context = &faults};
+    snprintf(object, sizeof object, "pack %08" PRIx32, pack_id);
+    check->result->packs++;
+    int err = check_record(check, pack_id, object);
+    if (!err)
+        err = lost_scan(check->txn, note_lost, &lost);
+    if (!err) {
+        err = gild_pack_check(check->store->packs, pack_id, &look);
+        err = err == -EUCLEAN || err == -ENOENT ? faults.failure : err;
+    }
+    if (!err)
+        err = tell_faults(check, pack_id, object, &faults, &lost.groups);
+    if (!err)
+        err = tell_lost(check, pack_id, object, &lost.groups);
+    faults_free(&faults);
+    free(lost.groups.range);
+    return err;
 }
 
 /* ---- the whole ------------------------------------------------------------------------------- */
 
+static int read_lists(struct check *check) {
+    const struct {
+        enum gild_table table;
+        struct ids *ids;
+    } lists[] = {
+        {GILD_TABLE_MAPS, &check->maps},         {GILD_TABLE_PACKS, &check->packs},
+        {GILD_TABLE_DELTAS, &check->deltas},     {GILD_TABLE_DROPPED, &check->dropped},
+        {GILD_TABLE_SEGMENTS, &check->segments},
+    };
+    int err = 0;
+    for (size_t i = 0; i < sizeof lists / sizeof lists[0] && !err; i++)
+        err = ids_read_in(check->txn, lists[i].table, lists[i].ids);
+    if (!err) {
+        check->shapes = calloc(check->packs.count + 1, sizeof *check->shapes);
+        err = check->shapes ? 0 : -ENOMEM;
+    }
+    return err;
+}
+
 static int check_all(struct check *check) {
-    struct gild_store *store = check->store;
-    int err = ids_read(store, GILD_TABLE_MAPS, &check->maps);
+    int err = read_lists(check);
     if (!err)
-        err = ids_read(store, GILD_TABLE_PACKS, &check->packs);
-    if (!err)
-        err = ids_read(store, GILD_TABLE_DELTAS, &check->deltas);
-    if (!err)
-        err = ids_read(store, GILD_TABLE_DROPPED, &check->dropped);
-    if (!err)
-        err = gild_txn_begin(store->catalog, false, &check->txn);
-    if (err)
-        return err;
-    err = gild_txn_scan(check->txn, GILD_TABLE_VERSIONS, NULL, 0, check_version, check);
+        err = gild_txn_scan(check->txn, GILD_TABLE_VERSIONS, NULL, 0, check_version, check);
     if (!err)
         err = gild_txn_scan(check->txn, GILD_TABLE_DESKTOPS, NULL, 0, check_desktop, check);
-    for (size_t i = 0; i < check->maps.count && !err; i++)
-        check_map(check, check->maps.id[i]);
-    for (size_t i = 0; i < check->deltas.count && !err; i++)
-        err = check_delta(check, GILD_TABLE_DELTAS, check->deltas.id[i]);
-    for (size_t i = 0; i < check->dropped.count && !err; i++)
-        err = check_delta(check, GILD_TABLE_DROPPED, check->dropped.id[i]);
-    ids_sort(&check->counted);
     if (!err)
-        err = gild_txn_scan(check->txn, GILD_TABLE_SEGMENTS, NULL, 0, check_segment, check);
-    gild_txn_abort(check->txn);
-    return err ? err : check_packs(check);
+        err = gild_txn_scan(check->txn, GILD_TABLE_POOLS, NULL, 0, check_pool, check);
+    ids_sort(&check->owned);
+    if (!err)
+        err = check_counters(check);
+    if (!err)
+        err = check_deltas(check);
+    if (!err)
+        err = check_segments(check);
+    for (size_t i = 0; i < check->maps.count && !err; i++)
+        err = check_map(check, check->maps.id[i]);
+    for (size_t i = 0; i < check->packs.count && !err; i++)
+        err = check_pack(check, (uint32_t)check->packs.id[i]);
+    return err ? err : check_files(check);
+}
+
+static void check_free(struct check *check) {
+    for (size_t i = 0; check->shapes && i < check->packs.count; i++)
+        free(check->shapes[i].facts.group_blocks);
+    free(check->shapes);
+    free(check->maps.id);
+    free(check->packs.id);
+    free(check->deltas.id);
+    free(check->dropped.id);
+    free(check->segments.id);
+    free(check->owned.id);
+    free(check->counted.id);
+    free(check->delta);
+    free(check->map);
+    damage_close(check->damage);
 }
 
 int gild_store_check(struct gild_store *store, gild_check_found *found, void *context,
                      struct gild_check_result *result, struct gild_error *error) {
-    struct check check = {.store = store, .found = found, .context = context, .result = result};
+    struct check check = {
+        .store = store,
+        .findings = {found, context, &result->findings},
+        .result = result,
+    };
     memset(result, 0, sizeof *result);
     int err = gild_store_checkpoint(store, error);
     if (err)
         return err;
     check.delta = malloc(sizeof *check.delta);
     check.map = malloc(sizeof *check.map);
+    collect_hold(store); /* packs and maps stay, and no segment is recycled */
     atomic_fetch_add(&store->checks, 1);
-    pthread_rwlock_rdlock(&store->ingest_lock); /* packs stay */
-    err = check.delta && check.map ? check_all(&check) : -ENOMEM;
-    pthread_rwlock_unlock(&store->ingest_lock);
+    err = check.delta && check.map ? damage_open(&check.damage, store, 0) : -ENOMEM;
+    if (!err)
+        err = gild_txn_begin(store->catalog, false, &check.txn);
+    if (!err) {
+        err = check_all(&check);
+        gild_txn_abort(check.txn);
+    }
     atomic_fetch_sub(&store->checks, 1);
-    free(check.maps.id);
-    free(check.packs.id);
-    free(check.deltas.id);
-    free(check.dropped.id);
-    free(check.counted.id);
-    free(check.delta);
-    free(check.map);
+    collect_release(store);
+    check_free(&check);
     if (err)
         return gild_fail(error, gild_code_of_errno(-err), -err,
                          "the check of store %s was broken off: %s", store->directory,

@@ -133,6 +133,8 @@ static int forget_pack(struct gild_store *store, uint32_t pack_id) {
     if (err)
         return err;
     err = gild_txn_delete(txn, GILD_TABLE_PACKS, key, sizeof key);
+    if (!err)
+        err = lost_forget(txn, pack_id);
     if (err) {
         gild_txn_abort(txn);
         return err;
@@ -202,8 +204,10 @@ int collect_run(struct gild_store *store) {
         return err;
     /* An import that is running has files that the catalogue does not know yet, and may come to
      * depend on any pack: its end asks for another collection. */
-    if (pthread_rwlock_trywrlock(&store->ingest_lock) != 0)
+    if (pthread_rwlock_trywrlock(&store->ingest_lock) != 0) {
+        atomic_store(&store->collect_skipped, true);
         return 0;
+    }
     err = collect_maps(store);
     if (!err)
         err = collect_packs(store);
@@ -213,11 +217,23 @@ int collect_run(struct gild_store *store) {
 
 void gild_store_ingest_begin(struct gild_store *store) {
     pthread_rwlock_rdlock(&store->ingest_lock);
+    atomic_fetch_add(&store->ingests, 1);
 }
 
 void gild_store_ingest_end(struct gild_store *store) {
+    atomic_fetch_sub(&store->ingests, 1);
     pthread_rwlock_unlock(&store->ingest_lock);
     gild_store_collect(store);
+}
+
+void collect_hold(struct gild_store *store) {
+    pthread_rwlock_rdlock(&store->ingest_lock);
+}
+
+void collect_release(struct gild_store *store) {
+    pthread_rwlock_unlock(&store->ingest_lock);
+    if (atomic_exchange(&store->collect_skipped, false))
+        gild_store_collect(store);
 }
 
 int collect_orphans(struct gild_store *store, struct gild_error *error) {

@@ -10,6 +10,15 @@
 struct superblock;
 struct repair;
 
+/* Damage that guests' reads have met, each once (damage.c): told in the background. */
+#define DAMAGE_MET_MAX 64u
+struct damage_met {
+    _Atomic uint64_t object[DAMAGE_MET_MAX];
+    bool told[DAMAGE_MET_MAX]; /* the helper thread's */
+    _Atomic bool posted;
+    struct gild_task task;
+};
+
 struct gild_store {
     char directory[2048];
     int lock_fd;
@@ -40,6 +49,11 @@ struct gild_store {
 
     /* An ingest may come to depend on any pack; collecting packs waits for none to run. */
     pthread_rwlock_t ingest_lock;
+
+    _Atomic unsigned ingests;     /* that run: their files are not in the catalogue yet */
+    _Atomic bool collect_skipped; /* a collection met the lock held */
+    _Atomic bool scrubbing;       /* one scrub, or repair of packs, at a time */
+    struct damage_met damage_met;
 
     struct repair *repair; /* while it is being repaired, else NULL */
 
@@ -76,8 +90,10 @@ void keeper_destroy(struct gild_store *store);
 void keeper_ask(struct gild_store *store);
 /* Frees a disk that is in no list any more, on its reactor. */
 void keeper_drop(struct gild_store *store, struct gild_disk *disk);
-/* All reactors have let go of what was unreachable when this was called. */
+/* All reactors have let go of what was unreachable when this was called. The keeper's. */
 void keeper_pass(struct gild_store *store);
+/* The same for other threads, which wait for the keeper to do it. */
+void keeper_wait_pass(struct gild_store *store);
 
 /* checkpoint.c: one checkpoint at once, by the caller: before reactors run, or on the keeper's
  * thread. */
@@ -94,6 +110,21 @@ int keeper_call_all(struct gild_store *store, int kind);
 int collect_run(struct gild_store *store);
 /* Unlinks files that the catalogue does not know: what a crash broke off. Before reactors run. */
 int collect_orphans(struct gild_store *store, struct gild_error *error);
+
+/* collect.c: packs and maps stay between these two, and what a collection skipped meanwhile is
+ * asked for again. */
+void collect_hold(struct gild_store *store);
+void collect_release(struct gild_store *store);
+
+/* lost.c: groups of packs that are known to be lost (quarantine). */
+int lost_load(struct gild_store *store, struct gild_error *error);
+/* Exactly these groups of the pack are lost, in one transaction. 0 or -errno. */
+int lost_write(struct gild_store *store, uint32_t pack_id, const uint32_t *groups, size_t count);
+/* With a pack that goes. */
+int lost_forget(struct gild_txn *txn, uint32_t pack_id);
+/* Calls back for each range, ascending by pack and group. */
+typedef int lost_visit(void *context, uint32_t pack_id, uint32_t first_group, uint32_t groups);
+int lost_scan(struct gild_txn *txn, lost_visit *visit, void *context);
 
 /* recovery.c: the first adds the segments and finds rot, writing nothing (D6); the second replays.
  */

@@ -15,7 +15,7 @@
 #include <string.h>
 
 #include "base/log.h"
-#include "disk/internal.h"
+#include "disk/damage.h"
 
 struct piece_wait {
     struct gild_cache_waiter waiter;
@@ -114,6 +114,8 @@ static void node_done(struct gild_io *io) {
     gild_cache_unpin(cache, fetch->entry);
     if (error)
         disk_op_fail(op, error, "a map node");
+    if (error && want->key.object >> 56 == GILD_CACHE_SEALED_MAP)
+        damage_met_leaf(op->disk->store, want->owner, want->index);
     fetch_give(fetch);
     disk_op_resume(op);
 }
@@ -275,8 +277,13 @@ static void group_end(struct fetch *fetch, int error) {
     gild_cache_fill(cache, fetch->entry, error);
     gild_cache_unpin(cache, fetch->entry);
     if (error) {
-        gild_log(GILD_LOG_ERROR, "group %" PRIu32 " of pack %08" PRIx32 " is bad: %s", fetch->group,
-                 fetch->pack_id, strerror(-error));
+        if (damage_met_group(op->disk->store, fetch->pack_id, fetch->group))
+            gild_log(GILD_LOG_ERROR,
+                     "group %" PRIu32 " of pack %08" PRIx32
+                     " is damaged (%s): met by disk %s at blocks %" PRIu64 "-%" PRIu64,
+                     fetch->group, fetch->pack_id, strerror(-error), op->disk->path,
+                     op->offset_bytes / GILD_BLOCK_BYTES,
+                     (op->offset_bytes + op->length_bytes - 1) / GILD_BLOCK_BYTES);
         disk_op_fail(op, error, "packed data");
     }
     fetch_give(fetch);

@@ -251,7 +251,7 @@ static int open_packs(struct gild_store *store, struct gild_error *error) {
                          store->directory, strerror(-err));
     err = gild_txn_scan(txn, GILD_TABLE_PACKS, NULL, 0, add_pack, &pass);
     gild_txn_abort(txn);
-    return err;
+    return err ? err : lost_load(store, error);
 }
 
 static int open_segments(struct gild_store *store, const struct gild_store_options *options,

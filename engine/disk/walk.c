@@ -47,14 +47,19 @@ static int note_key(void *context, const void *key, size_t key_length, const voi
     return ids_add(context, key_number(key, key_length));
 }
 
+int ids_read_in(struct gild_txn *txn, enum gild_table table, struct ids *ids) {
+    int err = gild_txn_scan(txn, table, NULL, 0, note_key, ids);
+    ids_sort(ids);
+    return err;
+}
+
 int ids_read(struct gild_store *store, enum gild_table table, struct ids *ids) {
     struct gild_txn *txn;
     int err = gild_txn_begin(store->catalog, false, &txn);
     if (err)
         return err;
-    err = gild_txn_scan(txn, table, NULL, 0, note_key, ids);
+    err = ids_read_in(txn, table, ids);
     gild_txn_abort(txn);
-    ids_sort(ids);
     return err;
 }
 

@@ -20,6 +20,7 @@ void ids_sort(struct ids *ids);
 bool ids_have(const struct ids *ids, uint64_t id); /* sorted */
 /* All keys of a table, as numbers, sorted. */
 int ids_read(struct gild_store *store, enum gild_table table, struct ids *ids);
+int ids_read_in(struct gild_txn *txn, enum gild_table table, struct ids *ids);
 
 /* What a delta reaches in the log: the serial of each block's and node's segment, once for each. */
 struct delta_walk {

@@ -601,7 +601,7 @@ static void test_check_finds_a_rotten_node(void) {
     store_rig_close(store);
     poke(path, (place & 0xffff) * 4096 + 100, "garbage", 7, NULL);
     store = store_rig_open(directory, 1);
-    expect_found(store, "the map of delta 1 is damaged");
+    expect_found(store, "delta 1: nodes of its map are rotten");
     struct gild_disk_spec spec = {.path = "test/1", .delta_id = 1};
     struct gild_disk *disk;
     bool writable;
