@@ -208,6 +208,11 @@ static json_t *call_store(struct call *call, const char *request, struct gild_er
     return NULL;
 }
 
+/* Verbs that are done here, with no store open and no daemon. */
+static bool is_offline(const struct control_request *request, const char *verb) {
+    return strcmp(request->noun, "store") == 0 && strcmp(request->verb, verb) == 0;
+}
+
 enum gild_code gild_control_call(const char *directory, const char *request,
                                  gild_control_progress *progress, void *context, char **answer) {
     struct call call = {
@@ -215,10 +220,15 @@ enum gild_code gild_control_call(const char *directory, const char *request,
     struct gild_error error = {0};
     struct control_request parsed;
     json_t *json = NULL;
-    if (control_request_parse(&parsed, request, &error) == 0)
-        json = strcmp(parsed.noun, "store") == 0 && strcmp(parsed.verb, "init") == 0
-                   ? control_store_init(directory, parsed.args, &error)
-                   : call_store(&call, request, &error);
+    if (control_request_parse(&parsed, request, &error) == 0) {
+        if (is_offline(&parsed, "init"))
+            json = control_store_init(directory, parsed.args, &error);
+        else if (is_offline(&parsed, "check") &&
+                 json_is_true(json_object_get(parsed.args, "repair")))
+            json = control_check_repair(directory, parsed.args, &error);
+        else
+            json = call_store(&call, request, &error);
+    }
     control_request_fini(&parsed);
     if (!json)
         json = control_error_json(&error);

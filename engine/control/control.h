@@ -45,6 +45,13 @@ bool control_flag(const struct control_call *call, const char *name);        /* 
 /* `store init`: the one verb that has no open store. */
 json_t *control_store_init(const char *directory, json_t *args, struct gild_error *error);
 
+/* `store check` with `repair`: that, too, is done with no open store. The second checks the
+ * arguments first. */
+json_t *control_store_repair(const char *directory, json_t *args, struct gild_error *error);
+json_t *control_check_repair(const char *directory, json_t *args, struct gild_error *error);
+/* -EBUSY: what a daemon says to it. */
+int control_repair_refuse_served(const char *directory, struct gild_error *error);
+
 /* ---- running --------------------------------------------------------------------------------- */
 
 struct control_request {

@@ -29,7 +29,7 @@ struct row {
 
 static const struct row rows[] = {
     {"store", "info", control_store_info, {{0}}},
-    {"store", "check", control_store_check, {{0}}},
+    {"store", "check", control_store_check, {{"repair", FLAG, false}, {"dry_run", FLAG, false}}},
     {"image",
      "import",
      control_image_import,
@@ -176,6 +176,13 @@ json_t *control_store_init(const char *directory, json_t *args, struct gild_erro
         return NULL;
     return json_pack("{s:o, s:o}", "directory", control_json_text(directory), "size_limit_bytes",
                      size_bytes ? json_integer((json_int_t)size_bytes) : json_null());
+}
+
+json_t *control_check_repair(const char *directory, json_t *args, struct gild_error *error) {
+    const struct row *row = rows;
+    while (strcmp(row->verb, "check") != 0)
+        row++;
+    return check_arguments(row, args, error) ? NULL : control_store_repair(directory, args, error);
 }
 
 /* ---- requests -------------------------------------------------------------------------------- */

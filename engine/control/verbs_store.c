@@ -74,6 +74,16 @@ static void note_finding(void *context, const struct gild_finding *finding) {
 }
 
 json_t *control_store_check(struct control_call *call) {
+    if (control_flag(call, "repair")) { /* here the store is open */
+        control_repair_refuse_served(gild_store_directory(call->store), call->error);
+        return NULL;
+    }
+    if (control_flag(call, "dry_run")) {
+        gild_fail(call->error, GILD_USAGE, EINVAL,
+                  "store check: a dry run is of a repair, so give --repair too; a check alone "
+                  "changes nothing");
+        return NULL;
+    }
     struct gild_check_result result;
     struct gild_error error = {0};
     json_t *findings = json_array();

@@ -150,8 +150,10 @@ static int read_leaf(const struct gild_sealed_map *map, uint64_t leaf_index, uin
                      struct gild_leaf *leaf) {
     if (at == GILD_SEALED_LOST) {
         memset(leaf, 0, sizeof *leaf);
+        uint64_t first = leaf_index * GILD_LEAF_BLOCKS, blocks = gild_blocks_of(map->size_bytes);
         for (unsigned i = 0; i < GILD_LEAF_BLOCKS; i++)
-            leaf->place[i] = gild_place_of_type(GILD_PLACE_LOST);
+            leaf->place[i] =
+                gild_place_of_type(first + i < blocks ? GILD_PLACE_LOST : GILD_PLACE_HOLE);
         return 0;
     }
     int err = read_page(map->fd, at, leaf);

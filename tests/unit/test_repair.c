@@ -169,7 +169,8 @@ static void run_case(const struct damage_case *one, bool thorough) {
             judge(said, expected, NULL);
             rig_said_free(said);
         }
-        judge_after(directory, expected);
+        if (n % 3 == 1 || !broken)
+            judge_after(directory, expected);
         rig_expected_free(fresh);
         rig_remove(directory);
         if (!broken || CU_get_number_of_failures() > 50) {

@@ -111,6 +111,11 @@ static void complain(json_t *answer) {
     fprintf(stderr, "gild: %s\n", sentence ? sentence : "there is no answer");
 }
 
+/* A check, or a repair: what it found is told whatever the outcome. */
+static bool is_check(json_t *answer) {
+    return json_object_get(answer, "findings") || json_object_get(answer, "repaired");
+}
+
 static enum gild_code run(const struct command *command) {
     json_t *answer;
     char *text;
@@ -118,7 +123,7 @@ static enum gild_code run(const struct command *command) {
     bool has_facts = code == GILD_OK || command->verb->shape == SHAPE_CHECK;
     if (command->json && text)
         puts(text);
-    else if (answer && has_facts && (code == GILD_OK || json_object_get(answer, "findings")))
+    else if (answer && has_facts && (code == GILD_OK || is_check(answer)))
         answer_print(command, answer);
     if (code != GILD_OK)
         complain(answer);
@@ -135,7 +140,8 @@ static enum gild_code confirm(const struct command *command) {
     char *text, reply[16] = "";
     json_object_set_new(args, "dry_run", json_true());
     enum gild_code code = ask(command, args, &answer, &text);
-    if (code != GILD_OK) {
+    bool check = is_check(answer);
+    if (code != GILD_OK && !check) {
         if (command->json && text)
             puts(text);
         complain(answer);
@@ -144,13 +150,18 @@ static enum gild_code confirm(const struct command *command) {
         fflush(stdout);
         int saved = dup(STDOUT_FILENO);
         dup2(STDERR_FILENO, STDOUT_FILENO);
-        freed_print(answer, "This deletes");
+        code = GILD_OK;
+        if (check)
+            answer_print(command, answer);
+        else
+            freed_print(answer, "This deletes");
         fputs("Go on? [y/N] ", stdout);
         fflush(stdout);
         dup2(saved, STDOUT_FILENO);
         close(saved);
         if (!fgets(reply, sizeof reply, stdin) || (reply[0] != 'y' && reply[0] != 'Y'))
-            code = fail(command, GILD_FAILED, "nothing was deleted");
+            code =
+                fail(command, GILD_FAILED, check ? "nothing was changed" : "nothing was deleted");
     }
     json_decref(answer);
     json_decref(args);
@@ -163,13 +174,19 @@ static enum gild_code run_destroying(const struct command *command) {
     if (command->yes || command->dry_run)
         return run(command);
     if (!isatty(STDIN_FILENO) || !isatty(STDERR_FILENO)) {
+        const char *with = command->verb->destroys_with;
         snprintf(sentence, sizeof sentence,
-                 "%s %s destroys data: give --yes to do it, or --dry-run to see what would go",
-                 command->verb->noun, command->verb->name);
+                 "%s %s%s%s destroys data: give --yes to do it, or --dry-run to see what would go",
+                 command->verb->noun, command->verb->name, with ? " --" : "", with ? with : "");
         return fail(command, GILD_USAGE, sentence);
     }
     enum gild_code code = confirm(command);
     return code == GILD_OK ? run(command) : code;
+}
+
+static bool destroys(const struct command *command) {
+    const char *with = command->verb->destroys_with;
+    return command->verb->destroys && (!with || json_object_get(command->args, with));
 }
 
 static enum gild_code perform(const struct command *command) {
@@ -182,7 +199,7 @@ static enum gild_code perform(const struct command *command) {
     else if (command->help)
         help_print(command->noun, command->verb);
     else
-        return command->verb->destroys ? run_destroying(command) : run(command);
+        return destroys(command) ? run_destroying(command) : run(command);
     return GILD_OK;
 }
 

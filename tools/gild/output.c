@@ -128,7 +128,42 @@ void freed_print(json_t *answer, const char *began) {
     printf("; frees %s\n", size_text(number(answer, "freed_bytes"), text));
 }
 
+static void more(json_t *answer, const char *key, json_t *list) {
+    long long left = number(answer, key) - (long long)json_array_size(list);
+    if (left > 0)
+        printf("and %lld more\n", left);
+}
+
+static void repair_lines(json_t *answer) {
+    json_t *repaired = json_object_get(answer, "repaired"), *lost = json_object_get(answer, "lost");
+    json_t *quarantined = json_object_get(answer, "quarantined"), *entry;
+    bool dry = json_is_true(json_object_get(answer, "dry_run"));
+    size_t index;
+    json_array_foreach(repaired, index, entry)
+        printf("%s: %s\n", dry ? "would repair" : "repaired", json_string_value(entry));
+    more(answer, "repaired_count", repaired);
+    json_array_foreach(lost, index, entry)
+        printf("lost: blocks %lld to %lld of %s\n", number(entry, "first_block"),
+               number(entry, "first_block") + number(entry, "blocks") - 1,
+               json_string_value(json_object_get(entry, "disk")));
+    more(answer, "lost_count", lost);
+    json_array_foreach(quarantined, index, entry)
+        printf("quarantined: %s: %s\n", json_string_value(json_object_get(entry, "disk")),
+               json_string_value(json_object_get(entry, "why")));
+    more(answer, "quarantined_count", quarantined);
+    if (json_is_true(json_object_get(answer, "clean")))
+        puts("there is no damage; nothing was changed");
+    else
+        printf("%lld repairs, %lld blocks lost, %lld disks in quarantine\n",
+               number(answer, "repaired_count"), number(answer, "lost_blocks"),
+               number(answer, "quarantined_count"));
+}
+
 static void check_lines(json_t *answer) {
+    if (json_object_get(answer, "repaired")) {
+        repair_lines(answer);
+        return;
+    }
     json_t *findings = json_object_get(answer, "findings"), *finding;
     size_t index;
     json_array_foreach(findings, index, finding)

@@ -150,10 +150,17 @@ const struct verb verbs[] = {
      .columns = store_columns},
     {.noun = "store",
      .name = "check",
-     .summary = "recount and verify the whole store",
+     .options = {{"repair", "repair", NULL, VALUE_FLAG, NULL, false,
+                  "make a damaged store one that opens; no daemon may run"}},
+     .summary = "recount and verify the whole store, or repair it",
+     .destroys = true,
+     .destroys_with = "repair",
      .text = "Recounts references, maps, packs and segments against the catalogue, and verifies "
              "every checksum of the metadata. Nothing is changed. Each fault is one line on "
-             "stdout; if there is any, the exit code is 6.",
+             "stdout; if there is any, the exit code is 6. With --repair, a store that is damaged "
+             "or refused becomes one that opens: what has a whole copy is set right, what has none "
+             "is marked as lost and named, disk by disk; nothing is guessed. Stop the daemon "
+             "first. If anything is lost, the exit code is 6.",
      .shape = SHAPE_CHECK},
 
     {.noun = "image",

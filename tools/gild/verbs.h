@@ -48,7 +48,7 @@ enum shape {
     SHAPE_TEXT,   /* the answer's member `text`, as it is */
     SHAPE_NAMES,  /* the answer's member `text`, an array of names, one a line */
     SHAPE_FREED,  /* what a destroying verb freed */
-    SHAPE_CHECK,  /* findings */
+    SHAPE_CHECK,  /* findings, or what was repaired and lost */
 };
 
 #define ARGUMENTS_MAX 3
@@ -58,9 +58,10 @@ struct verb {
     const char *noun, *name; /* noun NULL ends the table */
     struct argument arguments[ARGUMENTS_MAX];
     struct verb_option options[OPTIONS_MAX];
-    const char *summary; /* one line, without a full stop */
-    const char *text;    /* the long help; NULL: none */
-    bool destroys;       /* has --dry-run, asks or needs --yes */
+    const char *summary;       /* one line, without a full stop */
+    const char *text;          /* the long help; NULL: none */
+    bool destroys;             /* has --dry-run, asks or needs --yes */
+    const char *destroys_with; /* only with this flag among the args; NULL: always */
     enum shape shape;
     const char *member;           /* SHAPE_TEXT, SHAPE_NAMES */
     const struct column *columns; /* SHAPE_LIST, SHAPE_RECORD */
