@@ -113,7 +113,7 @@ static void do_letter(char letter) {
 
 static void work(void *context, uint64_t index, unsigned worker) {
     struct sequences *all = context;
-    alarm(1200);
+    alarm(all->long_run ? 6 * 3600 : 1200); /* the machine may be busy */
     machine_stay_together(worker);
     machine_make(all->seed + index, true, all->counts);
     plan.skip = sim_below(plan.every);
