@@ -37,6 +37,9 @@ static int check_file(void *context, const char *name) {
     if (fstatat(pass->fd, name, &status, AT_SYMLINK_NOFOLLOW) != 0 ||
         pass->now.tv_sec - status.st_mtim.tv_sec < SETTLED_S)
         return 0;
+    /* A segment that the catalogue has just forgotten keeps its file while a check runs. */
+    if (pass->ids == &pass->check->segments && gild_segments_find(pass->check->store->segments, id))
+        return 0;
     snprintf(object, sizeof object, "file %s/%.100s", pass->folder, name);
     findings_add(&pass->check->findings, object, "orphan", NULL,
                  "nothing refers to the %s, which takes %" PRIu64

@@ -89,6 +89,7 @@ static const uint8_t *seen(const struct sim_page *page) {
 
 static void add_version(struct sim_inode *inode, struct sim_page *page, const uint8_t *bytes,
                         uint64_t write) {
+    inode->written_ns = sim_now_ns();
     struct sim_version *version = need(malloc(sizeof *version));
     version->write = write;
     version->done = 0;
@@ -457,6 +458,7 @@ static void cut_page(struct sim_page *page, enum sim_cut cut) {
 }
 
 void sim_inode_truncate(struct sim_inode *inode, uint64_t size) {
+    inode->written_ns = sim_now_ns();
     uint8_t whole[SIM_PAGE];
     for (uint64_t i = size / SIM_PAGE; i < inode->page_room; i++) {
         const uint8_t *before = seen(inode->pages[i]);

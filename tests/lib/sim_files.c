@@ -195,6 +195,10 @@ static int fill_stat(const struct sim_inode *inode, struct stat *out) {
     out->st_size = (off_t)inode->size;
     out->st_blocks = (blkcnt_t)(inode->size / 512);
     out->st_ino = inode->number;
+    out->st_nlink = sim_names_of(inode);
+    uint64_t written_ns = SIM_EPOCH_NS + inode->written_ns;
+    out->st_mtim =
+        (struct timespec){(time_t)(written_ns / 1000000000u), (long)(written_ns % 1000000000u)};
     return 0;
 }
 
@@ -376,6 +380,9 @@ void *__wrap_gild_file_buffer(size_t bytes) {
 }
 
 /* Thousands of errors are expected: said only to who asks for them. */
+void __wrap_gild_log(enum gild_log_level level, const char *format, ...)
+    __attribute__((format(printf, 2, 3)));
+
 void __wrap_gild_log(enum gild_log_level level, const char *format, ...) {
     va_list arguments;
     (void)level;

@@ -29,6 +29,7 @@ struct sim_inode {
     uint64_t number;
     bool folder;
     uint64_t size, durable_size;
+    uint64_t written_ns; /* virtual time */
     struct sim_page **pages;
     uint64_t page_room;
     struct sim_page *unsynced;
@@ -52,6 +53,8 @@ uint64_t sim_inode_hash(const struct sim_inode *inode, uint64_t seed);
 /* Names (sim_names.c): which inode a path leads to, what is durable of that. All 0 or -errno. */
 void sim_names_make(void);
 int sim_names_find(const char *path, struct sim_inode **out);
+/* How many there are of one. */
+unsigned sim_names_of(const struct sim_inode *inode);
 int sim_names_create(const char *path, bool folder, struct sim_inode **out);
 int sim_names_rename(const char *from, const char *to, bool replace);
 int sim_names_remove(const char *path);

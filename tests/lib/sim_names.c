@@ -109,6 +109,13 @@ int sim_names_find(const char *path, struct sim_inode **out) {
     return 0;
 }
 
+unsigned sim_names_of(const struct sim_inode *inode) {
+    unsigned count = 0;
+    for (unsigned i = 0; i < names.seen.count; i++)
+        count += names.seen.list[i].inode == inode;
+    return count;
+}
+
 int sim_names_create(const char *path, bool folder, struct sim_inode **out) {
     if (strlen(path) >= PATH_BYTES)
         return -ENAMETOOLONG;

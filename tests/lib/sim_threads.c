@@ -19,7 +19,6 @@
 #define MOST_THREADS 32u
 #define YIELD_OF_1000 150u
 #define CLOCK_STEP_NS 100u /* of each look at the clock */
-#define EPOCH_NS 1700000000000000000ull
 
 enum state { RUNNABLE, WAITING, ENDED, JOINED };
 
@@ -355,7 +354,7 @@ int __wrap_pthread_cond_timedwait(pthread_cond_t *condition, pthread_mutex_t *mu
     if (!world.running)
         return __real_pthread_cond_timedwait(condition, mutex, until);
     uint64_t until_ns = (uint64_t)until->tv_sec * 1000000000u + (uint64_t)until->tv_nsec;
-    return wait_condition(condition, mutex, until_ns > EPOCH_NS ? until_ns - EPOCH_NS : until_ns);
+    return wait_condition(condition, mutex, until_ns > SIM_EPOCH_NS ? until_ns - SIM_EPOCH_NS : until_ns);
 }
 
 int __wrap_pthread_cond_signal(pthread_cond_t *condition) {
@@ -450,7 +449,7 @@ int __wrap_clock_gettime(clockid_t clock, struct timespec *out) {
     if (!world.running)
         return __real_clock_gettime(clock, out);
     world.now_ns += CLOCK_STEP_NS;
-    uint64_t ns = world.now_ns + (clock == CLOCK_REALTIME ? EPOCH_NS : 0);
+    uint64_t ns = world.now_ns + (clock == CLOCK_REALTIME ? SIM_EPOCH_NS : 0);
     *out = (struct timespec){(time_t)(ns / 1000000000u), (long)(ns % 1000000000u)};
     return 0;
 }

@@ -40,6 +40,9 @@ void sim_wake(const void *object);
 /* Lets others go first, by chance. */
 void sim_yield(void);
 
+/* The wall clock when the machine is made. */
+#define SIM_EPOCH_NS 1700000000000000000ull
+
 uint64_t sim_now_ns(void);
 uint64_t sim_random(void);
 uint64_t sim_below(uint64_t bound); /* bound > 0 */
