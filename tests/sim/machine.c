@@ -87,6 +87,12 @@ void machine_mend(void) {
 
 /* ---- power ----------------------------------------------------------------------------------- */
 
+/* Rot in what a recovery reads can not be told from what a power cut tore: the end of the log may
+ * be lost to it, also if the rot is mended afterwards. */
+static void note_stale(void) {
+    machine.stale = machine.stale || (machine.recovering && sim_disk_damage()->log);
+}
+
 static int try_open(struct gild_error *error) {
     struct gild_store_options options = {
         .threads = 2,
@@ -96,13 +102,16 @@ static int try_open(struct gild_error *error) {
     };
     memset(error, 0, sizeof *error);
     machine.counts->lives++;
-    machine.stale = machine.stale || (!machine.orderly && sim_disk_damage()->log);
+    machine.recovering = machine.recovering || !machine.orderly;
+    note_stale();
     if (getenv("GILD_LOG"))
         fprintf(stderr,
                 "-- opened %s a cut; rotten pages %u, misdirected writes %u, in the log: %d\n",
                 machine.orderly ? "without" : "after", sim_disk_damage()->rots,
                 sim_disk_damage()->misdirected, sim_disk_damage()->log);
-    return gild_store_open(DIRECTORY, &options, &machine.store, error);
+    int err = gild_store_open(DIRECTORY, &options, &machine.store, error);
+    note_stale();
+    return err;
 }
 
 static bool rebuild(const char *what) {
@@ -208,7 +217,7 @@ static void read_all(void) {
     for (unsigned i = 0; i < IMAGES; i++)
         if (machine.images[i].presence == THERE)
             work_read_image(&machine.images[i]);
-    machine.stale = false;
+    machine.stale = machine.recovering = false;
 }
 
 bool machine_on(void) {
@@ -243,6 +252,7 @@ void machine_cut(uint64_t seed, enum sim_cut cut) {
     sim_after_fork(seed);
     sim_disk_cut(cut);
     sim_kv_cut();
+    note_stale();
     counts_note_state(machine.counts, sim_disk_hash() + sim_kv_hash());
     machine.seed = seed;
     machine.counts->cuts[cut]++;

@@ -46,10 +46,11 @@ struct machine {
     bool errors;                        /* ops may fail: a fault is armed, or was */
     bool orderly;                       /* the store was closed in order */
     bool small;                         /* little to read, for those who read it a million times */
-    bool stale;   /* opened after a cut with its log damaged, and not read whole since */
-    bool may_rot; /* while it is closed */
-    bool made;    /* so it has a catalogue that can be lost */
-    bool losing;  /* its catalogue is lost, and not yet made again */
+    bool recovering;                    /* opened after a cut, and not read whole since */
+    bool stale;                         /* the same, with its log damaged */
+    bool may_rot;                       /* while it is closed */
+    bool made;                          /* so it has a catalogue that can be lost */
+    bool losing;                        /* its catalogue is lost, and not yet made again */
 };
 extern struct machine machine;
 
