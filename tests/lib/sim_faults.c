@@ -4,8 +4,10 @@
 #include <errno.h>
 #include <inttypes.h>
 #include <stdio.h>
+#include <stdlib.h>
 #include <string.h>
 
+#include "sim_disk.h"
 #include "sim_threads.h"
 
 #define BIT(fault) (1u << (fault))
@@ -92,6 +94,9 @@ enum sim_fault sim_fault_at(enum sim_site site, unsigned able) {
     if (faults.counts && !faults.at[site].counted)
         faults.counts->fired[site][faults.at[site].fault]++;
     faults.at[site].counted = true;
+    if (getenv("GILD_LOG"))
+        fprintf(stderr, "   %s of a %s after point %" PRIu64 "\n", names[faults.at[site].fault],
+                sites[site].name, sim_disk_points());
     faults.at[site].armed = faults.at[site].for_good;
     return faults.at[site].fault;
 }

@@ -106,8 +106,9 @@ static int try_open(struct gild_error *error) {
     note_stale();
     if (getenv("GILD_LOG"))
         fprintf(stderr,
-                "-- opened %s a cut; rotten pages %u, misdirected writes %u, in the log: %d\n",
-                machine.orderly ? "without" : "after", sim_disk_damage()->rots,
+                "-- opened %s a cut, after point %" PRIu64
+                "; rotten pages %u, misdirected writes %u, in the log: %d\n",
+                machine.orderly ? "without" : "after", sim_disk_points(), sim_disk_damage()->rots,
                 sim_disk_damage()->misdirected, sim_disk_damage()->log);
     int err = gild_store_open(DIRECTORY, &options, &machine.store, error);
     note_stale();
@@ -133,6 +134,8 @@ static bool rebuild(const char *what) {
 static bool lose_catalogue(void) {
     machine.losing = true; /* a power cut in here is one with no catalogue */
     machine.counts->rebuilt++;
+    if (getenv("GILD_LOG"))
+        fprintf(stderr, "-- the catalogue is lost\n");
     if (rebuild("the catalogue is not made again"))
         return true;
     calm();
