@@ -116,6 +116,12 @@ static int intact(void *context, const void *key, size_t key_length, const void 
 
 static const struct gild_kv_schema schema = {table_names, GILD_TABLE_COUNT, intact};
 
+/* Not merely refused: what the device has of it is not known. */
+static bool in_device(int result) {
+    return result && result != -ENOSPC && result != -EDQUOT && result != -ENOMEM &&
+           result != -E2BIG;
+}
+
 /* ---- the catalogue beside its journal -------------------------------------------------------- */
 
 /* What a catalogue holds: one number for all of it, and as of which transaction. */
@@ -186,7 +192,8 @@ static int compare_journal(const char *folder, const char *journal, const struct
                            struct gild_journal_contents *contents, struct gild_error *error) {
     int result = gild_journal_read(journal, sum->transaction, contents);
     uint64_t last = gild_max_u64(contents->last, contents->seen);
-    if ((result == 0 || result == -EBADMSG) && last > sum->transaction + 1) {
+    bool older = last > sum->transaction + 1 || contents->dumped > sum->transaction;
+    if ((result == 0 || result == -EBADMSG) && older) {
         gild_journal_contents_free(contents);
         return damaged(error, folder, "is older than its journal");
     }
@@ -264,6 +271,51 @@ static int keep_journal(struct gild_catalog *catalog, const struct gild_catalog_
                : 0;
 }
 
+/* Puts and deletes what the journal tells, but for tables that this version does not know. */
+static int put_entries(struct gild_txn *txn, const struct gild_journal_entry *entries,
+                       size_t count) {
+    int result = 0;
+    for (size_t i = 0; i < count && result == 0; i++) {
+        const struct gild_journal_entry *entry = &entries[i];
+        if (entry->table >= GILD_TABLE_COUNT)
+            result = -ENOTSUP;
+        else if (entry->value)
+            result = gild_txn_put(txn, entry->table, entry->key, entry->key_length, entry->value,
+                                  entry->length);
+        else
+            result = gild_txn_delete(txn, entry->table, entry->key, entry->key_length);
+    }
+    return result;
+}
+
+/* In one transaction. */
+static int commit_entries(struct gild_catalog *catalog, const struct gild_journal_entry *entries,
+                          size_t count) {
+    struct gild_txn *txn;
+    int result = gild_txn_begin(catalog, true, &txn);
+    if (result)
+        return result;
+    result = put_entries(txn, entries, count);
+    if (result) {
+        gild_txn_abort(txn);
+        return result;
+    }
+    return gild_txn_commit(txn);
+}
+
+/* The transaction that the journal has and the key-value store may or may not have. Its last change
+ * is that of its number, which a commit makes itself. Without space for it, it never was. */
+static int finish_last(struct gild_catalog *catalog, const struct gild_journal_contents *contents) {
+    if (!contents->next_count)
+        return 0;
+    int result = commit_entries(catalog, contents->next, contents->next_count - 1);
+    if (result && in_device(result))
+        return result;
+    gild_log(GILD_LOG_INFO, "the catalogue's transaction %" PRIu64 ", which was broken off, is %s",
+             contents->number + 1, result ? "undone: no space for it" : "ended");
+    return 0;
+}
+
 int gild_catalog_open(struct gild_catalog **out, const char *folder,
                       const struct gild_catalog_options *options, struct gild_error *error) {
     struct gild_journal_contents contents = {0};
@@ -277,9 +329,12 @@ int gild_catalog_open(struct gild_catalog **out, const char *folder,
         result = gild_kv_open(&catalog->kv, folder, &schema, options->map_bytes, error);
     if (!result && options->journal) {
         result = keep_journal(catalog, options, &contents);
+        if (!result)
+            result = finish_last(catalog, &contents);
         if (result)
             gild_fail(error, gild_code_of_errno(-result), -result,
-                      "the journal %s can not be opened: %s", options->journal, strerror(-result));
+                      "the journal %s can not be gone on with: %s", options->journal,
+                      strerror(-result));
     }
     gild_journal_contents_free(&contents);
     if (result) {
@@ -298,25 +353,6 @@ void gild_catalog_close(struct gild_catalog *catalog) {
     pthread_mutex_destroy(&catalog->journal_lock);
     free(catalog->journal_folder);
     free(catalog);
-}
-
-static int put_all(struct gild_catalog *catalog, const struct gild_journal_contents *contents) {
-    struct gild_txn *txn;
-    int result = gild_txn_begin(catalog, true, &txn);
-    if (result)
-        return result;
-    for (size_t i = 0; i < contents->count && result == 0; i++) {
-        const struct gild_journal_entry *entry = &contents->entries[i];
-        result = entry->table < GILD_TABLE_COUNT
-                     ? gild_txn_put(txn, entry->table, entry->key, entry->key_length, entry->value,
-                                    entry->length)
-                     : -ENOTSUP;
-    }
-    if (result) {
-        gild_txn_abort(txn);
-        return result;
-    }
-    return gild_txn_commit(txn);
 }
 
 /* Once the catalogue stands again: a journal that begins with it, so that nothing of what was
@@ -361,7 +397,7 @@ int gild_catalog_rebuild(const char *folder, const struct gild_catalog_options *
     if (!result)
         result = gild_catalog_open(&catalog, folder, &bare, NULL);
     if (!result)
-        result = put_all(catalog, &contents);
+        result = commit_entries(catalog, contents.entries, contents.count);
     gild_catalog_close(catalog);
     if (!result)
         result = begin_anew(options, &contents);
@@ -444,11 +480,6 @@ static int ready_journal(struct gild_catalog *catalog, uint64_t transaction) {
     return 0;
 }
 
-static bool in_device(int result) {
-    return result && result != -ENOSPC && result != -EDQUOT && result != -ENOMEM &&
-           result != -E2BIG;
-}
-
 /* Whether the device still takes writes is not known (D5). */
 static void fail_stop(struct gild_catalog *catalog, int result) {
     atomic_store(&catalog->broken, true);
@@ -457,11 +488,17 @@ static void fail_stop(struct gild_catalog *catalog, int result) {
              strerror(-result));
 }
 
+/* What is not taken back the next open commits: then it must not look like a plain refusal. */
+static int take_back(struct gild_catalog *catalog, int refused) {
+    int failed = gild_journal_retract(catalog->journal);
+    return !failed ? refused : in_device(failed) ? failed : -EIO;
+}
+
 /* First in the journal, then in the key-value store. Takes the kv transaction in any case. */
 static int commit_journaled(struct gild_txn *txn) {
     struct gild_catalog *catalog = txn->catalog;
     uint64_t transaction;
-    int retracted = 0, result = gild_txn_next_id(txn, TRANSACTION, 1, &transaction);
+    int result = gild_txn_next_id(txn, TRANSACTION, 1, &transaction);
     pthread_mutex_lock(&catalog->journal_lock);
     if (!result && atomic_load(&catalog->broken))
         result = -EIO;
@@ -476,10 +513,10 @@ static int commit_journaled(struct gild_txn *txn) {
         if (!result)
             gild_journal_accept(catalog->journal);
         else if (!in_device(result)) /* undone; after trouble in the device, both may be found */
-            retracted = gild_journal_retract(catalog->journal);
+            result = take_back(catalog, result);
     }
-    if ((in_device(result) || retracted) && !atomic_load(&catalog->broken))
-        fail_stop(catalog, retracted ? retracted : result);
+    if (in_device(result) && !atomic_load(&catalog->broken))
+        fail_stop(catalog, result);
     pthread_mutex_unlock(&catalog->journal_lock);
     return result;
 }

@@ -27,6 +27,8 @@
 #define HEAD_MAGIC 0x314e524a444c4947u /* "GILDJRN1" */
 #define HEAD_VERSION 1u
 #define NOTE_OFFSET 512u
+#define PAGE_BYTES \
+    4096u /* of a record's length: none lies in a page that a later one is written to */
 #define RECORD_BYTES 32u /* what comes before a record's changes */
 #define CHANGE_BYTES 8u  /* what comes before a change's key */
 #define MOST_BYTES ((size_t)1 << 32)
@@ -53,7 +55,7 @@ static void file_name(uint64_t generation, char name[NAME_BYTES]) {
 
 static uint8_t *changes_room(struct gild_changes *changes, size_t bytes) {
     size_t needed = gild_max_u64(changes->length, RECORD_BYTES) + bytes;
-    if (needed > MOST_BYTES - 8) {
+    if (needed > MOST_BYTES - PAGE_BYTES) {
         changes->failed = -E2BIG;
         return NULL;
     }
@@ -103,12 +105,12 @@ static uint64_t record_check(const uint8_t *record, size_t length, uint64_t gene
 }
 
 /* Fills the head of the record that the changes are; its bytes are then ready to be written. The
- * length is that of the record, padded to 8. */
+ * length is that of the record, padded to whole pages. */
 static int seal(struct gild_changes *changes, uint64_t number, uint64_t before,
                 uint64_t generation) {
     if (!changes->length)
         changes_room(changes, 0);
-    size_t padded = gild_align_up(changes->length, 8);
+    size_t padded = gild_align_up(changes->length, PAGE_BYTES);
     uint8_t *padding = changes->failed ? NULL : changes_room(changes, padded - changes->length);
     if (changes->failed)
         return changes->failed;
@@ -135,7 +137,7 @@ static size_t whole_record(const struct reading *reading, uint64_t generation, s
     if (reading->length - at < RECORD_BYTES)
         return 0;
     size_t length = gild_get_le32(record);
-    if (length < RECORD_BYTES || length % 8 || length > reading->length - at)
+    if (!length || length % PAGE_BYTES || length > reading->length - at)
         return 0;
     return gild_get_le64(record + 24) == record_check(record, length, generation) ? length : 0;
 }
@@ -214,7 +216,7 @@ static void settle(struct gild_journal_contents *c) {
 /* The records behind the first that is not whole: are there any? Then that one is no torn end. */
 static void look_behind(struct reading *reading, size_t at) {
     struct gild_journal_contents *c = reading->contents;
-    for (; at + RECORD_BYTES <= reading->length; at += 8) {
+    for (; at + RECORD_BYTES <= reading->length; at += PAGE_BYTES) {
         uint64_t number = gild_get_le64(reading->bytes + at + 8);
         if (number > c->last + 1 && number - c->last < 1u << 24 &&
             whole_record(reading, c->generation, at))
@@ -222,9 +224,10 @@ static void look_behind(struct reading *reading, size_t at) {
     }
 }
 
+/* The records up to `upto` are what is told; the one behind them waits for its decision. */
 static int read_records(struct reading *reading, uint64_t upto) {
     struct gild_journal_contents *c = reading->contents;
-    size_t at = HEAD_BYTES, length;
+    size_t at = HEAD_BYTES, length, settled = 0;
     uint64_t before = gild_get_le64(reading->bytes + 8);
     for (; (length = whole_record(reading, c->generation, at)); at += length) {
         const uint8_t *record = reading->bytes + at;
@@ -234,11 +237,16 @@ static int read_records(struct reading *reading, uint64_t upto) {
             break;
         before = gild_get_le64(record + 24);
         c->last = number;
-        if (number > upto)
+        if (dump)
+            c->dumped = number;
+        if (number > upto && (dump || number - upto > 1))
             continue;
         int err = take_record(reading, record, length);
         if (err)
             return err;
+        if (number > upto)
+            continue;
+        settled = c->count;
         c->number = number;
         c->end_bytes = at + length;
         c->check = before;
@@ -247,6 +255,9 @@ static int read_records(struct reading *reading, uint64_t upto) {
     }
     if (!c->dump_bytes)
         return -EBADMSG;
+    c->next = c->entries + settled;
+    c->next_count = c->count - settled;
+    c->count = settled;
     look_behind(reading, at);
     settle(c);
     return 0;
@@ -296,7 +307,7 @@ int gild_journal_read(const char *folder, uint64_t upto, struct gild_journal_con
         return -errno;
     int err, result = -ENOENT;
     while ((err = gild_file_list(fd, look_at_name, &newest)) == 0 && newest.found) {
-        uint64_t last = contents->last;
+        uint64_t last = contents->last, dumped = contents->dumped;
         gild_journal_contents_free(contents);
         file_name(newest.generation, name);
         int one = read_file(fd, name, upto, contents);
@@ -305,6 +316,7 @@ int gild_journal_read(const char *folder, uint64_t upto, struct gild_journal_con
         if (one != -EBADMSG)
             break;
         contents->last = gild_max_u64(contents->last, last);
+        contents->dumped = gild_max_u64(contents->dumped, dumped);
         newest = (struct newest){.below = newest.generation};
     }
     close(fd);
