@@ -216,6 +216,8 @@ static void read_all(void) {
         if (machine.disks[i].disk) {
             oracle_power_on(&machine.disks[i].oracle);
             work_read_disk(&machine.disks[i], mode);
+        } else if (machine.disks[i].presence != ABSENT && machine.stale) {
+            oracle_unread(&machine.disks[i].oracle, 0, machine.disks[i].oracle.sector_count);
         }
     for (unsigned i = 0; i < IMAGES; i++)
         if (machine.images[i].presence == THERE)
@@ -235,16 +237,19 @@ bool machine_on(void) {
 
 void machine_off(void) {
     struct gild_error error = {0};
+    bool was_open[DISKS];
     machine_wait_all();
+    for (unsigned i = 0; i < DISKS; i++)
+        was_open[i] = machine.disks[i].disk != NULL;
     admin_close_disks();
     int err = gild_store_close(machine.store, &error);
     machine.store = NULL;
     if (err)
         machine_failed("the store does not close", error.message);
     machine.orderly = err == 0;
-    /* An orderly end makes everything durable. */
+    /* An orderly end makes everything durable that was written since the store was opened. */
     for (unsigned i = 0; i < DISKS && !err; i++)
-        if (machine.disks[i].presence != ABSENT)
+        if (was_open[i])
             oracle_flushed(&machine.disks[i].oracle, ++machine.moment);
     if (!err && !machine.errors && !machine_damaged())
         admin_audit();
