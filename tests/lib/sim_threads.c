@@ -354,7 +354,8 @@ int __wrap_pthread_cond_timedwait(pthread_cond_t *condition, pthread_mutex_t *mu
     if (!world.running)
         return __real_pthread_cond_timedwait(condition, mutex, until);
     uint64_t until_ns = (uint64_t)until->tv_sec * 1000000000u + (uint64_t)until->tv_nsec;
-    return wait_condition(condition, mutex, until_ns > SIM_EPOCH_NS ? until_ns - SIM_EPOCH_NS : until_ns);
+    return wait_condition(condition, mutex,
+                          until_ns > SIM_EPOCH_NS ? until_ns - SIM_EPOCH_NS : until_ns);
 }
 
 int __wrap_pthread_cond_signal(pthread_cond_t *condition) {
