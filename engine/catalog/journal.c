@@ -255,8 +255,8 @@ static int read_records(struct reading *reading, uint64_t upto) {
     }
     if (!c->dump_bytes)
         return -EBADMSG;
-    c->next = c->entries + settled;
     c->next_count = c->count - settled;
+    c->next = c->next_count ? c->entries + settled : NULL;
     c->count = settled;
     look_behind(reading, at);
     settle(c);

@@ -52,7 +52,7 @@ static void seal(struct fuzz_object *object) {
     for (size_t at = HEAD_BYTES; at + RECORD_BYTES <= object->length;) {
         uint8_t *record = object->bytes + at;
         size_t length = gild_get_le32(record);
-        if (length < RECORD_BYTES || length % 8 || length > object->length - at)
+        if (!length || length % HEAD_BYTES || length > object->length - at)
             return;
         gild_put_le64(record + 16, before);
         uint64_t seed = XXH3_64bits_withSeed(record, RECORD_BYTES - 8, generation);
@@ -90,6 +90,11 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size) {
             fuzz_touch(entry->key, entry->key_length);
             fuzz_touch(entry->value, entry->length);
             FUZZ_MUST(!i || compare(entry - 1, entry) < 0);
+        }
+        for (size_t i = 0; i < contents.next_count; i++) {
+            fuzz_touch(contents.next[i].key, contents.next[i].key_length);
+            if (contents.next[i].value) /* not a delete */
+                fuzz_touch(contents.next[i].value, contents.next[i].length);
         }
     } else {
         FUZZ_MUST(err == -EBADMSG || err == -ENOTSUP);
