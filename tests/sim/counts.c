@@ -34,6 +34,9 @@ void counts_note_state(struct machine_counts *counts, uint64_t hash) {
     }
 }
 
+/* The least of a run of power cuts that says it was enough. */
+#define DISTINCT 10000u
+
 static bool line(const char *what, uint64_t count, uint64_t least) {
     printf("  %-24s %10" PRIu64 "%s\n", what, count, count < least ? "   TOO FEW" : "");
     return count >= least;
@@ -66,7 +69,7 @@ bool counts_print(const struct machine_counts *counts, bool faults, uint64_t lea
     line("segments written to the end", counts->disk.full, faults ? least : 0);
     line("segments recycled", counts->disk.recycled, faults ? least : 0);
     line("power cuts", counts->states, 0);
-    line("distinct durable images", counts->distinct, 0);
+    enough &= line("distinct durable images", counts->distinct, faults || !least ? 0 : DISTINCT);
     for (unsigned i = 0; i < WRONGS; i++)
         line(wrongs[i], counts->wrong[i], 0);
     return enough;
