@@ -15,7 +15,7 @@ target_link_libraries(small_daemon PRIVATE gild_flags ${real_engine})
 
 function(real_test name)
   gild_test(real_${name} real ${real}/test_${name}.c ${real}/workload.c ${real}/judge.c
-            ${real}/guest.c ${real}/oracle.c ${real}/rig.c ${real}/trace.c ${real}/model.c
+            ${real}/guest.c ${real}/oracle.c ${real}/rig.c ${real}/options.c ${real}/trace.c ${real}/model.c
             ${real}/model_build.c ${CMAKE_CURRENT_SOURCE_DIR}/lib/nbd_client.c
             LIBS ${real_engine} PkgConfig::libxxhash)
   add_dependencies(test_real_${name} gild_recorder small_daemon gild gildd)

@@ -6,12 +6,12 @@
  *
  * --all kills at each call, else N points of each workload are spread over its calls. A killed
  * process leaves what it wrote in the kernel's memory: what a power cut leaves is test_replay's. */
-#include <getopt.h>
 #include <inttypes.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 
+#include "options.h"
 #include "workload.h"
 
 #define KILLED (128 + 9)
@@ -85,16 +85,14 @@ static bool once(size_t which, uint64_t kill_at, uint64_t seed, uint64_t *calls,
     return good;
 }
 
-static bool kill_all(size_t which, uint64_t points, uint64_t seed) {
+static bool kill_all(size_t which, const struct options *options) {
     uint64_t calls, ignored, kills = 0, bad = 0;
     bool killed;
-    if (!once(which, 0, seed, &calls, &killed))
+    if (!once(which, 0, options->seed, &calls, &killed))
         return false;
-    if (!points || points > calls)
-        points = calls;
-    for (uint64_t i = 0; i < points; i++) {
-        uint64_t at = 1 + (points == calls ? i : (i * calls + seed % calls) / points % calls);
-        bad += !once(which, at, seed, &ignored, &killed);
+    for (uint64_t i = 0; i < options_points(options, calls); i++) {
+        uint64_t at = options_place(options, i, calls);
+        bad += !once(which, at, options->seed, &ignored, &killed);
         kills += killed;
     }
     printf("%s: %" PRIu64 " calls, killed at %" PRIu64 " of them, %" PRIu64 " bad\n",
@@ -104,29 +102,10 @@ static bool kill_all(size_t which, uint64_t points, uint64_t seed) {
 }
 
 int main(int argc, char **argv) {
-    static const struct option options[] = {{"all", no_argument, NULL, 'a'},
-                                            {"points", required_argument, NULL, 'p'},
-                                            {"seed", required_argument, NULL, 'r'},
-                                            {"workload", required_argument, NULL, 'w'},
-                                            {0}};
-    uint64_t points = 10, seed = 1;
-    const char *only = NULL;
+    const struct options options = options_read(argc, argv, 10);
     bool good = true;
-    int option;
-    while ((option = getopt_long(argc, argv, "", options, NULL)) != -1) {
-        if (option == '?')
-            return 2;
-        if (option == 'a')
-            points = 0;
-        else if (option == 'w')
-            only = optarg;
-        else
-            *(option == 'p' ? &points : &seed) = strtoull(optarg, NULL, 0);
-    }
-    rig_need();
-    printf("seed %" PRIu64 "\n", seed);
     for (size_t i = 0; i < sizeof workloads / sizeof *workloads; i++)
-        if (!only || strcmp(only, workloads[i].name) == 0)
-            good &= kill_all(i, points, seed);
+        if (options_want(&options, workloads[i].name))
+            good &= kill_all(i, &options);
     return good ? 0 : 1;
 }

@@ -5,12 +5,12 @@
  *
  * Counted are the allocations of the program itself, which the engine is linked into; --libraries
  * counts those inside the libraries that it uses too, to learn what they do. */
-#include <getopt.h>
 #include <inttypes.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 
+#include "options.h"
 #include "workload.h"
 
 static int run_init(struct workload *workload) {
@@ -91,16 +91,16 @@ struct outcome {
     bool fired, went_well;
 };
 
-static bool once(size_t which, uint64_t at, bool libraries, uint64_t seed,
+static bool once(size_t which, uint64_t at, const struct options *options,
                  struct outcome *outcome) {
     struct workload workload;
     char when[160];
-    workload_make(&workload, seed);
+    workload_make(&workload, options->seed);
     bool good = !workloads[which].prepared || workload_prepare(&workload);
     rig_forget(&workload.rig, false);
     struct trace_head *head = workload.rig.head;
     head->alloc_at = at;
-    head->alloc_any = libraries;
+    head->alloc_any = options->libraries;
     int code = workloads[which].run(&workload);
     outcome->allocations = atomic_load(&head->allocs);
     outcome->fired = head->alloc_object[0];
@@ -123,19 +123,14 @@ static bool once(size_t which, uint64_t at, bool libraries, uint64_t seed,
     return good;
 }
 
-static bool fail_all(size_t which, uint64_t points, bool libraries, uint64_t seed) {
+static bool fail_all(size_t which, const struct options *options) {
     struct outcome outcome;
     uint64_t bad = 0, fired = 0, optional = 0;
-    if (!once(which, 0, libraries, seed, &outcome))
+    if (!once(which, 0, options, &outcome))
         return false;
     uint64_t allocations = outcome.allocations;
-    if (!points || points > allocations)
-        points = allocations;
-    for (uint64_t i = 0; i < points; i++) {
-        uint64_t at = 1 + (points == allocations
-                               ? i
-                               : (i * allocations + seed % allocations) / points % allocations);
-        bad += !once(which, at, libraries, seed, &outcome);
+    for (uint64_t i = 0; i < options_points(options, allocations); i++) {
+        bad += !once(which, options_place(options, i, allocations), options, &outcome);
         fired += outcome.fired;
         optional += outcome.fired && outcome.went_well;
     }
@@ -147,32 +142,10 @@ static bool fail_all(size_t which, uint64_t points, bool libraries, uint64_t see
 }
 
 int main(int argc, char **argv) {
-    static const struct option options[] = {{"all", no_argument, NULL, 'a'},
-                                            {"libraries", no_argument, NULL, 'l'},
-                                            {"points", required_argument, NULL, 'p'},
-                                            {"seed", required_argument, NULL, 'r'},
-                                            {"workload", required_argument, NULL, 'w'},
-                                            {0}};
-    uint64_t points = 10, seed = 1;
-    const char *only = NULL;
-    bool good = true, libraries = false;
-    int option;
-    while ((option = getopt_long(argc, argv, "", options, NULL)) != -1) {
-        if (option == '?')
-            return 2;
-        if (option == 'a')
-            points = 0;
-        else if (option == 'l')
-            libraries = true;
-        else if (option == 'w')
-            only = optarg;
-        else
-            *(option == 'p' ? &points : &seed) = strtoull(optarg, NULL, 0);
-    }
-    rig_need();
-    printf("seed %" PRIu64 "\n", seed);
+    const struct options options = options_read(argc, argv, 10);
+    bool good = true;
     for (size_t i = 0; i < sizeof workloads / sizeof *workloads; i++)
-        if (!only || strcmp(only, workloads[i].name) == 0)
-            good &= fail_all(i, points, libraries, seed);
+        if (options_want(&options, workloads[i].name))
+            good &= fail_all(i, &options);
     return good ? 0 : 1;
 }

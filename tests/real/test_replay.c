@@ -8,7 +8,6 @@
  * figure is about stands beside it. What the recorder could not see would show: the model's last
  * state must be what is really in the folder. */
 #include <errno.h>
-#include <getopt.h>
 #include <inttypes.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -19,6 +18,7 @@
 
 #include "judge.h"
 #include "model.h"
+#include "options.h"
 #include "workload.h"
 
 #define CHECK_EACH 8u /* so many states are also opened by `gild store check` itself first */
@@ -224,10 +224,10 @@ static void replay_all(struct workload *workload, uint64_t states, uint64_t seed
 
 /* ---- all of it ------------------------------------------------------------------------------- */
 
-static bool run(size_t which, uint64_t states, uint64_t seed) {
+static bool run(size_t which, const struct options *options) {
     struct workload workload;
     struct figures figures = {0};
-    workload_make(&workload, seed);
+    workload_make(&workload, options->seed);
     rig_forget(&workload.rig, true);
     bool good = workloads[which].run(&workload, workloads[which].backend);
     if (!good)
@@ -235,7 +235,7 @@ static bool run(size_t which, uint64_t states, uint64_t seed) {
                workload.code, rig_log(&workload.rig));
     workload.rig.head->recording = false;
     if (good)
-        replay_all(&workload, states, seed, &figures);
+        replay_all(&workload, options->points, options->seed, &figures);
     printf(
         "%s (%s), recorded on %.40s:\n"
         "  %" PRIu64 " events: %" PRIu64 " writes, %" PRIu64 " syncs, %" PRIu64
@@ -254,26 +254,10 @@ static bool run(size_t which, uint64_t states, uint64_t seed) {
 }
 
 int main(int argc, char **argv) {
-    static const struct option options[] = {{"states", required_argument, NULL, 's'},
-                                            {"seed", required_argument, NULL, 'r'},
-                                            {"workload", required_argument, NULL, 'w'},
-                                            {0}};
-    uint64_t states = 300, seed = 1;
-    const char *only = NULL;
+    const struct options options = options_read(argc, argv, 300);
     bool good = true;
-    int option;
-    while ((option = getopt_long(argc, argv, "", options, NULL)) != -1) {
-        if (option == '?')
-            return 2;
-        else if (option == 'w')
-            only = optarg;
-        else
-            *(option == 's' ? &states : &seed) = strtoull(optarg, NULL, 0);
-    }
-    rig_need();
-    printf("seed %" PRIu64 "\n", seed);
     for (size_t i = 0; i < sizeof workloads / sizeof *workloads; i++)
-        if (!only || strcmp(only, workloads[i].name) == 0)
-            good &= run(i, states, seed);
+        if (options_want(&options, workloads[i].name))
+            good &= run(i, &options);
     return good ? 0 : 1;
 }

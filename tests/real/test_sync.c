@@ -5,7 +5,6 @@
  *
  *   test_sync [--all] [--points N] [--seed N] [--workload NAME] */
 #include <errno.h>
-#include <getopt.h>
 #include <inttypes.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -13,6 +12,7 @@
 #include <unistd.h>
 
 #include "nbd_client.h"
+#include "options.h"
 #include "workload.h"
 
 #define ROUNDS 14u
@@ -160,17 +160,14 @@ static bool once(size_t which, uint64_t sync_at, uint64_t seed, struct outcome *
     return good;
 }
 
-static bool fail_all(size_t which, uint64_t points, uint64_t seed) {
+static bool fail_all(size_t which, const struct options *options) {
     struct outcome outcome;
     uint64_t bad = 0, fired = 0, saw = 0, not_served = 0, of_log = 0;
-    if (!once(which, 0, seed, &outcome))
+    if (!once(which, 0, options->seed, &outcome))
         return false;
     uint64_t syncs = outcome.syncs;
-    if (!points || points > syncs)
-        points = syncs;
-    for (uint64_t i = 0; i < points; i++) {
-        uint64_t at = 1 + (points == syncs ? i : (i * syncs + seed % syncs) / points % syncs);
-        bad += !once(which, at, seed, &outcome);
+    for (uint64_t i = 0; i < options_points(options, syncs); i++) {
+        bad += !once(which, options_place(options, i, syncs), options->seed, &outcome);
         fired += outcome.fired;
         saw += outcome.guest_saw;
         not_served += !outcome.served;
@@ -185,29 +182,10 @@ static bool fail_all(size_t which, uint64_t points, uint64_t seed) {
 }
 
 int main(int argc, char **argv) {
-    static const struct option options[] = {{"all", no_argument, NULL, 'a'},
-                                            {"points", required_argument, NULL, 'p'},
-                                            {"seed", required_argument, NULL, 'r'},
-                                            {"workload", required_argument, NULL, 'w'},
-                                            {0}};
-    uint64_t points = 12, seed = 1;
-    const char *only = NULL;
+    const struct options options = options_read(argc, argv, 12);
     bool good = true;
-    int option;
-    while ((option = getopt_long(argc, argv, "", options, NULL)) != -1) {
-        if (option == '?')
-            return 2;
-        if (option == 'a')
-            points = 0;
-        else if (option == 'w')
-            only = optarg;
-        else
-            *(option == 'p' ? &points : &seed) = strtoull(optarg, NULL, 0);
-    }
-    rig_need();
-    printf("seed %" PRIu64 "\n", seed);
     for (size_t i = 0; i < sizeof workloads / sizeof *workloads; i++)
-        if (!only || strcmp(only, workloads[i].name) == 0)
-            good &= fail_all(i, points, seed);
+        if (options_want(&options, workloads[i].name))
+            good &= fail_all(i, &options);
     return good ? 0 : 1;
 }
