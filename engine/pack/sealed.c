@@ -20,24 +20,16 @@
 #include <unistd.h>
 
 #include "codec/hash.h"
+#include "io/file.h"
 
 /* Lookups in one pack after which its fingerprints are read ahead: hashes have no locality, but an
  * image that meets a pack meets it often. */
 #define WARM_AFTER 16u
 
+/* A file that ends too early is damaged. */
 int pack_read(int fd, void *buffer, size_t length, uint64_t offset) {
-    size_t done = 0;
-    while (done < length) {
-        ssize_t n = pread(fd, (char *)buffer + done, length - done, (off_t)(offset + done));
-        if (n < 0 && errno == EINTR)
-            continue;
-        if (n < 0)
-            return -errno;
-        if (n == 0)
-            return -EBADMSG;
-        done += (size_t)n;
-    }
-    return 0;
+    int err = gild_file_read(fd, buffer, length, offset);
+    return err == -ENODATA ? -EBADMSG : err;
 }
 
 static int refuse(struct gild_error *error, int err, const char *path) {

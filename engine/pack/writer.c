@@ -16,6 +16,7 @@
 #include <unistd.h>
 
 #include "codec/hash.h"
+#include "io/file.h"
 
 #define BUFFER_BYTES (1u << 20)
 
@@ -69,15 +70,9 @@ int writer_create(struct pack_writer **out, struct gild_packs *packs, uint32_t p
 }
 
 static int flush(struct pack_writer *w) {
-    size_t done = 0;
-    while (done < w->filled) {
-        ssize_t n = pwrite(w->fd, w->buffer + done, w->filled - done, (off_t)(w->offset + done));
-        if (n < 0 && errno == EINTR)
-            continue;
-        if (n <= 0)
-            return n < 0 ? -errno : -EIO;
-        done += (size_t)n;
-    }
+    int err = gild_file_write(w->fd, w->buffer, w->filled, w->offset);
+    if (err)
+        return err;
     w->offset += w->filled;
     w->filled = 0;
     return 0;
