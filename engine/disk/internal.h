@@ -34,7 +34,11 @@ struct gild_store {
     struct reactor reactors[MAX_REACTORS];
     unsigned reactor_count;
     uint64_t streams[MAX_REACTORS];
-    uint64_t recovered_batches;
+    uint64_t recovered_batches, recovered_bytes;
+    struct gild_recovered *recovered; /* between recovery_verify and recovery_run */
+    struct gild_recover_stream *recovered_streams;
+    uint64_t checkpoint_log_bytes;    /* unsettled, before a checkpoint is asked for */
+    _Atomic uint64_t unsettled_bytes; /* of the log, over all reactors */
 
     /* Disks and sealed maps in memory. open_lock is held over the blocking work of an open, so that
      * one disk is never made twice; disks_lock is short and nests inside it. */
@@ -126,10 +130,11 @@ int lost_forget(struct gild_txn *txn, uint32_t pack_id);
 typedef int lost_visit(void *context, uint32_t pack_id, uint32_t first_group, uint32_t groups);
 int lost_scan(struct gild_txn *txn, lost_visit *visit, void *context);
 
-/* recovery.c: the first adds the segments and finds rot, writing nothing (D6); the second replays.
- */
+/* recovery.c: the first adds the segments, reads the log and finds rot, writing nothing (D6); the
+ * second replays what was read. */
 int recovery_verify(struct gild_store *store, struct gild_error *error);
 int recovery_run(struct gild_store *store, struct gild_error *error);
+void recovery_forget(struct gild_store *store);
 /* For a repair: visits the batches above the checkpoint; the segments are there already. */
 int recovery_look(struct gild_store *store, gild_recover_visit *visit, void *context,
                   const struct gild_recover_repair *repair, struct gild_error *error);

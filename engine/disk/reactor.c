@@ -66,12 +66,17 @@ void reactor_freeze(struct reactor *reactor) {
     reactor->frozen = reactor->dirty;
     reactor->dirty = NULL;
     reactor->epoch ^= 1;
-    reactor->appended_blocks = 0;
     reactor->released = 0;
     reactor->asked = false;
     if (reactor->log) {
         reactor->frozen_lsn = gild_log_lsn(reactor->log);
         reactor->frozen_segment = gild_log_segment(reactor->log);
+        struct gild_log_stats stats;
+        gild_log_get_stats(reactor->log, &stats);
+        reactor->frozen_bytes = stats.bytes;
+        atomic_fetch_sub_explicit(&reactor->store->unsettled_bytes, reactor->unsettled_bytes,
+                                  memory_order_relaxed);
+        reactor->unsettled_bytes = 0;
     }
 }
 

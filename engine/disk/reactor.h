@@ -24,8 +24,7 @@
  * reactors of an earlier start in one, so more address space is reserved than is used later. */
 #define POOL_BYTES (128u << 20)
 #define POOL_RESERVED_BYTES ((size_t)2 << 30)
-#define CHECKPOINT_BLOCKS 131072u /* appended by one reactor before it asks for a checkpoint */
-#define RUN_BLOCKS 32u            /* log blocks fetched by one device read */
+#define RUN_BLOCKS 32u /* log blocks fetched by one device read */
 
 struct reactor {
     struct gild_store *store;
@@ -45,7 +44,8 @@ struct reactor {
         *space_waiters; /* writes on a full store, while the next checkpoint may free segments */
     uint64_t released;  /* blocks that maps stopped reaching since the last freeze */
     struct gild_op *page_waiters; /* ops that wait for a checkpoint to free map pages */
-    uint64_t appended_blocks;     /* since the last freeze */
+    uint64_t frozen_bytes;        /* log written up to the last freeze */
+    uint64_t unsettled_bytes;     /* log written since, as far as the store's sum counts it */
     bool asked;                   /* a checkpoint has been asked for and not begun */
 
     /* Ops in flight by the parity of `grace` at their start: readers have passed once the old one's

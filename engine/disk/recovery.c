@@ -13,22 +13,10 @@
 #include <string.h>
 
 #include "base/log.h"
-#include "disk/internal.h"
-#include "log/recover.h"
+#include "disk/recovery.h"
 #include "log/writer.h"
 
-struct replay {
-    struct gild_store *store;
-    struct gild_recover_stream *streams;
-    size_t stream_count, stream_room;
-    struct gild_disk *last; /* the disk of the entry before */
-    uint64_t unknown;       /* a delta that is not there */
-    void *page;
-    struct gild_error *error;
-};
-
-/* The disk of a delta, made if need be. -ENOENT: dropped. */
-static int replay_disk(struct replay *replay, uint64_t delta_id, struct gild_disk **out) {
+int recovery_disk(struct replay *replay, uint64_t delta_id, struct gild_disk **out) {
     struct gild_store *store = replay->store;
     if (replay->last && replay->last->delta_id == delta_id) {
         *out = replay->last;
@@ -61,9 +49,8 @@ static int replay_disk(struct replay *replay, uint64_t delta_id, struct gild_dis
     return 0;
 }
 
-/* Loads what the map needs. Pages do not run out (POOL_RESERVED_BYTES), or the replay fails. */
-static int satisfy(struct replay *replay, struct gild_disk *disk, enum gild_map_step step,
-                   const struct gild_map_need *need) {
+int recovery_satisfy(struct replay *replay, struct gild_disk *disk, enum gild_map_step step,
+                     const struct gild_map_need *need) {
     struct gild_store *store = replay->store;
     if (step == GILD_MAP_NEED_NODE) {
         int err = store_read_node(store, need->place, disk->delta_id, need->kind, need->index,
@@ -87,7 +74,7 @@ static int replay_data(struct replay *replay, struct gild_disk *disk, uint64_t b
         return -EBADMSG;
     while ((step = gild_delta_writable(&disk->map, block / GILD_LEAF_BLOCKS, &leaf, &need)) !=
            GILD_MAP_READY) {
-        int err = satisfy(replay, disk, step, &need);
+        int err = recovery_satisfy(replay, disk, step, &need);
         if (err)
             return err;
     }
@@ -106,7 +93,7 @@ static int replay_fill(struct replay *replay, struct gild_disk *disk,
         struct gild_map_need need;
         enum gild_map_step step = gild_delta_fill(&disk->map, block, count, place, &did, &need);
         if (step != GILD_MAP_READY) {
-            int err = satisfy(replay, disk, step, &need);
+            int err = recovery_satisfy(replay, disk, step, &need);
             if (err)
                 return err;
             continue;
@@ -120,7 +107,7 @@ static int replay_fill(struct replay *replay, struct gild_disk *disk,
 static int replay_entry(struct replay *replay, const struct gild_log_entry *entry,
                         const uint8_t *payload, uint64_t place, bool in_doubt) {
     struct gild_disk *disk;
-    int err = replay_disk(replay, entry->delta, &disk);
+    int err = recovery_disk(replay, entry->delta, &disk);
     if (err)
         return err == -ENOENT ? 0 : err;
     disk_mark_dirty(disk);
@@ -142,7 +129,7 @@ static int replay_batch(void *context, const struct gild_batch_header *header,
         const struct gild_log_entry *entry = &header->entries[i];
         bool has_payload = entry->kind == GILD_ENTRY_DATA || entry->kind == GILD_ENTRY_NODE;
         uint64_t place = gild_place_log(header->serial, header->offset + 1 + at);
-        const uint8_t *bytes = payload + (size_t)at * GILD_LOG_BLOCK;
+        const uint8_t *bytes = payload ? payload + (size_t)at * GILD_LOG_BLOCK : NULL;
         at += has_payload;
         if (entry->kind != GILD_ENTRY_NODE)
             err = replay_entry(replay, entry, bytes, place, in_doubt);
@@ -213,10 +200,35 @@ int recovery_verify(struct gild_store *store, struct gild_error *error) {
     struct replay replay = {.store = store, .error = error};
     struct gild_recover_totals totals;
     int err = read_catalogue(&replay, true);
+    store->recovered_streams = replay.streams;
     if (!err)
-        err = gild_log_recover(store->segments, store->id, replay.streams, replay.stream_count,
-                               NULL, NULL, &totals, error);
-    free(replay.streams);
+        err = gild_log_look(&store->recovered, store->segments, store->id, replay.streams,
+                            replay.stream_count, error);
+    return err ? err : gild_log_replay(store->recovered, NULL, NULL, NULL, &totals, error);
+}
+
+void recovery_forget(struct gild_store *store) {
+    gild_recovered_free(store->recovered);
+    free(store->recovered_streams);
+    store->recovered = NULL;
+    store->recovered_streams = NULL;
+}
+
+static void lost_is_known(void *context, uint64_t stream, uint64_t first, uint64_t last,
+                          const uint64_t *filter) {
+    (void)context, (void)stream, (void)first, (void)last, (void)filter;
+}
+
+/* A repair has looked at the log by itself. */
+static int repair_replay(struct replay *replay, struct gild_recover_totals *totals) {
+    static const struct gild_recover_repair looked_at = {.lost = lost_is_known};
+    struct gild_store *store = replay->store;
+    int err = read_catalogue(replay, false);
+    if (!err)
+        err =
+            gild_log_recover_rest(store->segments, store->id, replay->streams, replay->stream_count,
+                                  replay_batch, replay, &looked_at, totals, replay->error);
+    free(replay->streams);
     return err;
 }
 
@@ -232,27 +244,23 @@ int recovery_look(struct gild_store *store, gild_recover_visit *visit, void *con
     return err;
 }
 
-static void lost_is_known(void *context, uint64_t stream, uint64_t first, uint64_t last,
-                          const uint64_t *filter) {
-    (void)context, (void)stream, (void)first, (void)last, (void)filter;
-}
-
 int recovery_run(struct gild_store *store, struct gild_error *error) {
-    static const struct gild_recover_repair looked_at = {.lost = lost_is_known};
     struct replay replay = {.store = store, .error = error};
     struct gild_recover_totals totals = {0};
     if (posix_memalign(&replay.page, GILD_NODE_BYTES, GILD_NODE_BYTES))
         return gild_fail(error, GILD_FAILED, ENOMEM, "no memory to open store %s",
                          store->directory);
-    int err = read_catalogue(&replay, false);
-    if (!err)
-        err = gild_log_recover_rest(store->segments, store->id, replay.streams, replay.stream_count,
-                                    replay_batch, &replay, store->repair ? &looked_at : NULL,
-                                    &totals, error);
+    if (!store->repair)
+        preload_leaves(&replay);
+    int err = store->repair
+                  ? repair_replay(&replay, &totals)
+                  : gild_log_replay(store->recovered, replay_batch, &replay, NULL, &totals, error);
+    recovery_forget(store);
     if (!err && totals.batches)
         gild_log(GILD_LOG_INFO, "replayed %" PRIu64 " batches (%" PRIu64 " blocks) of the log",
                  totals.batches, totals.blocks);
     store->recovered_batches = totals.batches;
+    store->recovered_bytes = (totals.batches + totals.blocks) * GILD_LOG_BLOCK;
     if (!err) {
         err = checkpoint_run(store);
         if (err)
@@ -260,7 +268,6 @@ int recovery_run(struct gild_store *store, struct gild_error *error) {
                       "the first checkpoint of store %s failed: %s", store->directory,
                       strerror(-err));
     }
-    free(replay.streams);
     free(replay.page);
     return err;
 }

@@ -306,6 +306,7 @@ void store_free(struct gild_store *store) {
         reactor_destroy(&store->reactors[i]);
     checkpoint_destroy(store);
     keeper_destroy(store);
+    recovery_forget(store);
     gild_segments_destroy(store->segments);
     if (store->packs)
         gild_packs_destroy(store->packs);
@@ -423,6 +424,8 @@ int store_open(const char *directory, const struct gild_store_options *options,
     store->offline = options->offline;
     store->backend = options->backend;
     store->reactor_count = reactors_wanted(options);
+    store->checkpoint_log_bytes =
+        options->checkpoint_log_bytes ? options->checkpoint_log_bytes : GILD_STORE_CHECKPOINT_BYTES;
     pthread_mutex_init(&store->open_lock, NULL);
     pthread_mutex_init(&store->disks_lock, NULL);
     pthread_rwlock_init(&store->ingest_lock, NULL);
@@ -547,6 +550,7 @@ int gild_store_get_info(struct gild_store *store, struct gild_store_info *info,
     info->cache_bytes = content.frames * GILD_GROUP_BYTES + nodes.frames * GILD_BLOCK_BYTES;
     info->cache_used_bytes = content.used * GILD_GROUP_BYTES + nodes.used * GILD_BLOCK_BYTES;
     info->recovered_batches = store->recovered_batches;
+    info->recovered_bytes = store->recovered_bytes;
     info->backend = gild_loop_backend_name(store->reactors[0].loop);
     info->reactors = store->reactor_count;
     return 0;

@@ -21,6 +21,8 @@
 #include "base/log.h"
 #include "disk/internal.h"
 
+#define COUNT_STEP_BYTES (1u << 20)
+
 struct rmw {
     struct gild_op read;
     struct gild_piece pieces[8];
@@ -76,15 +78,33 @@ void disk_mark_dirty(struct gild_disk *disk) {
     disk->reactor->dirty = disk;
 }
 
+/* Has the log since the last checkpoint grown enough for another? The sum over all reactors is
+ * shared, so each adds to it in steps. */
+static bool much_unsettled(struct reactor *reactor) {
+    struct gild_store *store = reactor->store;
+    uint64_t step = store->checkpoint_log_bytes / 16;
+    if (step > COUNT_STEP_BYTES)
+        step = COUNT_STEP_BYTES;
+    struct gild_log_stats stats;
+    gild_log_get_stats(reactor->log, &stats);
+    uint64_t unsettled = stats.bytes - reactor->frozen_bytes;
+    if (unsettled - reactor->unsettled_bytes > step) {
+        atomic_fetch_add_explicit(&store->unsettled_bytes, unsettled - reactor->unsettled_bytes,
+                                  memory_order_relaxed);
+        reactor->unsettled_bytes = unsettled;
+    }
+    return atomic_load_explicit(&store->unsettled_bytes, memory_order_relaxed) >
+           store->checkpoint_log_bytes;
+}
+
 /* A checkpoint is asked for when the log since the last one, or the map pages in use, have grown.
  */
-static void appended(struct gild_disk *disk, uint64_t blocks) {
+static void appended(struct gild_disk *disk) {
     struct reactor *reactor = disk->reactor;
-    reactor->appended_blocks += blocks;
     disk_mark_dirty(disk);
     atomic_store_explicit(&disk->mapped_blocks, disk->map.mapped_blocks, memory_order_relaxed);
-    if (!reactor->asked && (reactor->appended_blocks > CHECKPOINT_BLOCKS ||
-                            reactor->pool.used > reactor->pool.limit / 2)) {
+    if (!reactor->asked &&
+        (much_unsettled(reactor) || reactor->pool.used > reactor->pool.limit / 2)) {
         reactor->asked = true;
         keeper_ask(disk->store);
     }
@@ -299,7 +319,7 @@ static bool put_block(struct gild_op *op, uint32_t skip, uint32_t bytes) {
         memset(slot + skip, 0, bytes);
     gild_log_data(log, disk->delta_id, block, &place, &check);
     gild_delta_set(&disk->map, leaf, block, place, check);
-    appended(disk, 1);
+    appended(disk);
     if (rmw)
         rmw_end(disk, rmw);
     op->cursor += bytes;
@@ -376,7 +396,7 @@ static bool fill_blocks(struct gild_op *op, uint64_t end) {
         return satisfy(op, step, &need);
     gild_log_mark(disk->reactor->log, hole ? GILD_ENTRY_HOLE : GILD_ENTRY_ZERO, disk->delta_id,
                   block, (uint32_t)did);
-    appended(disk, 0);
+    appended(disk);
     op->cursor = (block + did) * GILD_BLOCK_BYTES;
     if (op->cursor > end)
         op->cursor = end;

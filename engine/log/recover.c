@@ -1,7 +1,8 @@
-/* See recover.h. Two passes: the first hops over batch headers of every segment that was not yet
- * full at the checkpoint, the second reads the batches above the checkpoint in order and verifies
- * their payload. What it reads is bounded by what was written since the checkpoint, not by the
- * store. */
+/* See recover.h. Two passes: the first (scan.h) reads the log, the second goes over what it kept:
+ * the batches above the checkpoint in order. Payload is read again only where it is asked for: in
+ * doubt, or by a repair. What is read is bounded by what was written since the checkpoint, not by
+ * the store.
+ */
 #include "log/recover.h"
 
 #include <errno.h>
@@ -10,188 +11,78 @@
 #include <string.h>
 
 #include "io/file.h"
+#include "log/scan.h"
 
-struct found {
-    uint64_t stream, lsn, check, previous_check, durable_lsn;
-    struct gild_segment *segment;
-    uint32_t offset, payload_blocks;
-};
-
-struct recovery {
+struct gild_recovered {
     struct gild_segments *segments;
-    const uint8_t *store_id;
-    struct gild_recover_stream *streams;
+    uint8_t store_id[16];
+    struct gild_recover_stream *streams; /* those of the caller */
     size_t stream_count;
-    struct found *found;
-    size_t count, room;
+    struct log_scan scan;
     uint8_t *buffer; /* one batch */
     struct gild_recover_totals *totals;
-    int err;
 };
 
-static struct gild_recover_stream *stream_of(struct recovery *r, uint64_t stream) {
+static bool settled_lsn(const void *context, uint64_t stream, uint64_t *lsn) {
+    const struct gild_recovered *r = context;
     for (size_t i = 0; i < r->stream_count; i++)
-        if (r->streams[i].stream == stream)
-            return &r->streams[i];
-    return NULL;
-}
-
-static int note(struct recovery *r, struct gild_segment *segment,
-                const struct gild_batch_header *header) {
-    if (r->count == r->room) {
-        size_t room = r->room ? 2 * r->room : 1024;
-        struct found *grown = realloc(r->found, room * sizeof *grown);
-        if (!grown)
-            return -ENOMEM;
-        r->found = grown;
-        r->room = room;
-    }
-    r->found[r->count++] = (struct found){
-        .stream = header->stream,
-        .lsn = header->lsn,
-        .check = header->check,
-        .previous_check = header->previous_check,
-        .durable_lsn = header->durable_lsn,
-        .segment = segment,
-        .offset = header->offset,
-        .payload_blocks = header->payload_blocks,
-    };
-    return 0;
-}
-
-/* The offset of the first whole header from `offset` on, the size of the segment if there is none:
- * looked for where a header should be and is not. Beyond a torn tail there is nothing, or batches
- * that were in flight with it; beyond a rotten header are those that say that it was durable. A
- * segment that nobody seems to have begun is looked at for the length of one batch. */
-static int next_header(struct recovery *r, struct gild_segment *segment, bool all,
-                       uint32_t *offset) {
-    uint32_t at = *offset, most = GILD_BATCH_ENTRIES + 1;
-    *offset = segment->blocks;
-    while (at < segment->blocks) {
-        uint32_t count = segment->blocks - at < most ? segment->blocks - at : most;
-        int err = gild_file_read(segment->fd, r->buffer, (size_t)count * GILD_LOG_BLOCK,
-                                 (uint64_t)at * GILD_LOG_BLOCK);
-        if (err)
-            return err;
-        for (uint32_t i = 0; i < count; i++) {
-            const void *block = r->buffer + (size_t)i * GILD_LOG_BLOCK;
-            if (gild_batch_valid(block, r->store_id, segment->serial, segment->blocks, at + i)) {
-                *offset = at + i;
-                return 0;
-            }
+        if (r->streams[i].stream == stream) {
+            *lsn = r->streams[i].checkpoint_lsn;
+            return true;
         }
-        at = all ? at + count : segment->blocks;
-    }
-    return 0;
-}
-
-/* First pass over one segment: hops from header to header. */
-static int scan_segment(void *context, struct gild_segment *segment) {
-    struct recovery *r = context;
-    if (segment->state_recorded == GILD_SEGMENT_FULL)
-        return 0;
-    struct gild_batch_header *header = (void *)r->buffer;
-    uint32_t offset = 1;
-    bool begun = false;
-    while (offset < segment->blocks) {
-        int err =
-            gild_file_read(segment->fd, header, GILD_LOG_BLOCK, (uint64_t)offset * GILD_LOG_BLOCK);
-        if (err)
-            return err;
-        if (!gild_batch_valid(header, r->store_id, segment->serial, segment->blocks, offset)) {
-            offset++;
-            bool all = begun || segment->state_recorded != GILD_SEGMENT_READY;
-            if ((err = next_header(r, segment, all, &offset)))
-                return err;
-            continue;
-        }
-        if (!begun) {
-            segment->stream = header->stream;
-            segment->first_lsn = header->lsn;
-        }
-        begun = true;
-        segment->last_lsn = header->lsn;
-        if (stream_of(r, header->stream) && (err = note(r, segment, header)))
-            return err;
-        offset += 1 + header->payload_blocks;
-    }
-    if (begun || segment->state_recorded == GILD_SEGMENT_OPEN) {
-        atomic_store(&segment->taken, true);
-        atomic_store(&segment->closed, true); /* a new stream never goes on in it */
-        r->totals->segments++;
-    }
-    return 0;
+    return false;
 }
 
 /* Prepared segments that nobody has begun go back on the ready list. */
 static int offer_segment(void *context, struct gild_segment *segment) {
-    struct recovery *r = context;
+    struct gild_recovered *r = context;
     if (!atomic_load(&segment->taken))
         gild_segments_offer(r->segments, segment);
     return 0;
 }
 
-static int by_order(const void *a, const void *b) {
-    const struct found *x = a, *y = b;
-    if (x->stream != y->stream)
-        return x->stream < y->stream ? -1 : 1;
-    return x->lsn < y->lsn ? -1 : x->lsn > y->lsn;
-}
-
-static bool payload_good(const struct gild_batch_header *header, const uint8_t *payload) {
-    for (uint32_t i = 0, at = 0; i < header->entry_count; i++) {
-        const struct gild_log_entry *entry = &header->entries[i];
-        if (entry->kind < GILD_ENTRY_DATA || entry->kind > GILD_ENTRY_NODE)
-            return false;
-        if (entry->kind == GILD_ENTRY_HOLE || entry->kind == GILD_ENTRY_ZERO)
-            continue;
-        if (at == header->payload_blocks ||
-            entry->check != gild_log_check(payload + (size_t)at * GILD_LOG_BLOCK, header->serial,
-                                           entry->delta, entry->block))
-            return false;
-        at++;
-    }
-    return true;
-}
-
 /* What one stream's second pass is about. */
 struct replay {
-    struct recovery *r;
+    struct gild_recovered *r;
     struct gild_recover_stream *stream;
     const struct gild_recover_repair *repair;
     gild_recover_visit *visit;
     void *context;
-    const struct found *before; /* the batch that the next one must follow */
-    uint64_t next;              /* its LSN */
+    const struct log_batch *before; /* the batch that the next one must follow */
+    uint64_t next;                  /* its LSN */
     struct gild_error *error;
 };
 
-/* Reads a batch; *whole: header and payload are as they were written. */
-static int read_batch(struct replay *replay, const struct found *found, bool *header_good,
+static int unreadable(struct replay *replay, const struct log_batch *found, int err) {
+    return gild_fail(replay->error, GILD_FAILED, -err,
+                     "log segment %016" PRIx64 " can not be read: %s", found->segment->serial,
+                     strerror(-err));
+}
+
+/* Reads a batch again; *whole: header and payload are as they were written. */
+static int read_batch(struct replay *replay, const struct log_batch *found, bool *header_good,
                       bool *whole) {
-    struct recovery *r = replay->r;
+    struct gild_recovered *r = replay->r;
     struct gild_segment *segment = found->segment;
     int err = gild_file_read(segment->fd, r->buffer,
-                             (1u + found->payload_blocks) * (size_t)GILD_LOG_BLOCK,
-                             (uint64_t)found->offset * GILD_LOG_BLOCK);
+                             (1u + found->header->payload_blocks) * (size_t)GILD_LOG_BLOCK,
+                             (uint64_t)found->header->offset * GILD_LOG_BLOCK);
     if (err)
-        return gild_fail(replay->error, GILD_FAILED, -err,
-                         "log segment %016" PRIx64 " can not be read: %s", segment->serial,
-                         strerror(-err));
+        return unreadable(replay, found, err);
     const struct gild_batch_header *header = (void *)r->buffer;
-    *header_good =
-        gild_batch_valid(header, r->store_id, segment->serial, segment->blocks, found->offset);
-    *whole = *header_good && payload_good(header, r->buffer + GILD_LOG_BLOCK);
+    *header_good = gild_batch_valid(header, r->store_id, segment->serial, segment->blocks,
+                                    found->header->offset);
+    *whole = *header_good && log_payload_good(header, r->buffer + GILD_LOG_BLOCK);
     return 0;
 }
 
 /* Batches from the next one up to `last` are lost; `after` is the whole one that follows, or NULL.
  */
-static void lose(struct replay *replay, uint64_t last, const struct found *after) {
+static void lose(struct replay *replay, uint64_t last, const struct log_batch *after) {
     const uint64_t *filter = NULL;
     struct gild_batch_header *header = (void *)replay->r->buffer;
     bool header_good, whole;
-    if (after && after->lsn == replay->next + 1 && last == replay->next &&
+    if (after && after->header->lsn == replay->next + 1 && last == replay->next &&
         read_batch(replay, after, &header_good, &whole) == 0 && header_good &&
         gild_batch_filter_known(header->previous_filter))
         filter = header->previous_filter;
@@ -203,44 +94,63 @@ static void lose(struct replay *replay, uint64_t last, const struct found *after
 
 /* Is it sure that the stream ended where it was last seen? It goes on in its segment while there is
  * room for a batch, unless it took that one for marks alone, on a full store. */
-static bool end_is_seen(const struct found *last) {
-    return last && last->payload_blocks &&
-           last->offset + 1 + last->payload_blocks + GILD_LEAST_ROOM <= last->segment->blocks;
+static bool end_is_seen(const struct log_batch *last) {
+    return last && last->header->payload_blocks &&
+           last->header->offset + 1 + last->header->payload_blocks + GILD_LEAST_ROOM <=
+               last->segment->blocks;
 }
 
 /* Does what stands before it say that another batch should be here? */
-static bool is_stranger(const struct replay *replay, const struct found *found) {
-    const struct found *before = replay->before;
-    return before && before->lsn + 1 == found->lsn && before->check != found->previous_check;
+static bool is_stranger(const struct replay *replay, const struct log_batch *found) {
+    const struct log_batch *before = replay->before;
+    return before && before->header->lsn + 1 == found->header->lsn &&
+           before->header->check != found->header->previous_check;
+}
+
+/* What the first pass knows of a batch, or what a second look at it shows. */
+static int look_again(struct replay *replay, const struct log_batch *found,
+                      const struct gild_batch_header **header, const uint8_t **payload,
+                      bool *header_good, bool *whole) {
+    bool in_doubt = found->header->lsn > replay->stream->durable_lsn;
+    *header = found->header;
+    *payload = NULL;
+    *header_good = true;
+    *whole = found->payload == 0;
+    if (found->payload && found->payload != -EBADMSG)
+        return unreadable(replay, found, found->payload);
+    if (!replay->repair && !(replay->visit && in_doubt && *whole))
+        return 0;
+    *header = (const void *)replay->r->buffer;
+    *payload = replay->r->buffer + GILD_LOG_BLOCK;
+    return read_batch(replay, found, header_good, whole);
 }
 
 /* The next batch of the stream. *ended: it is the log's tail, or behind it. */
-static int replay_batch(struct replay *replay, const struct found *found, bool *ended) {
+static int replay_batch(struct replay *replay, const struct log_batch *found, bool *ended) {
     struct gild_recover_stream *stream = replay->stream;
+    uint64_t lsn = found->header->lsn;
+    const struct gild_batch_header *header;
+    const uint8_t *payload;
     bool header_good = false, whole = false;
-    if (found->lsn > replay->next && replay->repair && replay->next <= stream->durable_lsn)
-        lose(replay, found->lsn - 1 < stream->durable_lsn ? found->lsn - 1 : stream->durable_lsn,
-             found);
+    if (lsn > replay->next && replay->repair && replay->next <= stream->durable_lsn)
+        lose(replay, lsn - 1 < stream->durable_lsn ? lsn - 1 : stream->durable_lsn, found);
     bool stranger = is_stranger(replay, found);
-    *ended = found->lsn != replay->next || (stranger && !replay->repair);
-    int err = *ended ? 0 : read_batch(replay, found, &header_good, &whole);
+    *ended = lsn != replay->next || (stranger && !replay->repair);
+    int err = *ended ? 0 : look_again(replay, found, &header, &payload, &header_good, &whole);
     if (err || *ended)
         return err;
     if (stranger) {
-        *ended = found->lsn > stream->durable_lsn;
+        *ended = lsn > stream->durable_lsn;
         if (*ended)
             return 0;
-        const struct gild_batch_header *header = (void *)replay->r->buffer;
         bool known = header_good && gild_batch_filter_known(header->previous_filter);
-        replay->repair->lost(replay->repair->context, stream->stream, found->lsn - 1,
-                             found->lsn - 1, known ? header->previous_filter : NULL);
+        replay->repair->lost(replay->repair->context, stream->stream, lsn - 1, lsn - 1,
+                             known ? header->previous_filter : NULL);
     }
-    *ended = !whole && !(replay->repair && header_good && found->lsn <= stream->durable_lsn);
+    *ended = !whole && !(replay->repair && header_good && lsn <= stream->durable_lsn);
     if (*ended)
         return 0;
-    const struct gild_batch_header *header = (void *)replay->r->buffer;
-    err = replay->visit ? replay->visit(replay->context, header, replay->r->buffer + GILD_LOG_BLOCK,
-                                        found->lsn > stream->durable_lsn)
+    err = replay->visit ? replay->visit(replay->context, header, payload, lsn > stream->durable_lsn)
                         : 0;
     replay->r->totals->batches++;
     replay->r->totals->blocks += header->payload_blocks;
@@ -249,19 +159,19 @@ static int replay_batch(struct replay *replay, const struct found *found, bool *
     return err;
 }
 
-/* Second pass over one stream: found[first .. last) are its batches by LSN. */
+/* Second pass over one stream: batches [first, last) are its own, by LSN. */
 static int replay_stream(struct replay *replay, size_t first, size_t last) {
-    struct recovery *r = replay->r;
+    struct gild_recovered *r = replay->r;
     struct gild_recover_stream *stream = replay->stream;
     stream->durable_lsn = stream->checkpoint_lsn;
     for (size_t i = first; i < last; i++)
-        if (r->found[i].durable_lsn > stream->durable_lsn)
-            stream->durable_lsn = r->found[i].durable_lsn;
+        if (r->scan.batches[i].header->durable_lsn > stream->durable_lsn)
+            stream->durable_lsn = r->scan.batches[i].header->durable_lsn;
     replay->next = stream->checkpoint_lsn + 1;
     bool ended = false;
     for (size_t i = first; i < last && !ended; i++) {
-        const struct found *found = &r->found[i];
-        if (found->lsn < replay->next) {
+        const struct log_batch *found = &r->scan.batches[i];
+        if (found->header->lsn < replay->next) {
             replay->before = found;
             continue;
         }
@@ -272,7 +182,7 @@ static int replay_stream(struct replay *replay, size_t first, size_t last) {
     if (replay->repair && replay->next <= stream->durable_lsn)
         lose(replay, stream->durable_lsn, NULL);
     if (replay->repair && replay->repair->segment_missing &&
-        !end_is_seen(last > first ? &r->found[last - 1] : NULL))
+        !end_is_seen(last > first ? &r->scan.batches[last - 1] : NULL))
         replay->repair->lost(replay->repair->context, stream->stream, replay->next, UINT64_MAX,
                              NULL);
     stream->last_lsn = replay->next - 1;
@@ -285,44 +195,92 @@ static int replay_stream(struct replay *replay, size_t first, size_t last) {
     return 0;
 }
 
-int gild_log_recover_rest(struct gild_segments *segments, const uint8_t store_id[16],
-                          struct gild_recover_stream *streams, size_t stream_count,
-                          gild_recover_visit *visit, void *context,
-                          const struct gild_recover_repair *repair,
-                          struct gild_recover_totals *totals, struct gild_error *error) {
-    struct recovery r = {.segments = segments,
-                         .store_id = store_id,
-                         .streams = streams,
-                         .stream_count = stream_count,
-                         .totals = totals};
-    memset(totals, 0, sizeof *totals);
-    r.buffer = gild_file_buffer(GILD_BATCH_BYTES);
-    if (!r.buffer)
+int gild_log_look(struct gild_recovered **out, struct gild_segments *segments,
+                  const uint8_t store_id[16], struct gild_recover_stream *streams,
+                  size_t stream_count, struct gild_error *error) {
+    struct gild_recovered *r = calloc(1, sizeof *r);
+    if (r)
+        *r = (struct gild_recovered){.segments = segments,
+                                     .streams = streams,
+                                     .stream_count = stream_count,
+                                     .buffer = gild_file_buffer(GILD_BATCH_BYTES)};
+    if (!r || !r->buffer) {
+        free(r);
         return gild_fail(error, GILD_FAILED, ENOMEM, "no memory to read the log");
-    int err = gild_segments_each(segments, scan_segment, &r);
-    if (err)
-        gild_fail(error, gild_code_of_errno(-err), -err, "the log can not be read: %s",
-                  strerror(-err));
-    if (!err && visit && !(repair && repair->only_look))
-        gild_segments_each(segments, offer_segment, &r);
-    if (!err && r.count)
-        qsort(r.found, r.count, sizeof *r.found, by_order);
-    for (size_t i = 0; i < stream_count && !err; i++) {
+    }
+    memcpy(r->store_id, store_id, sizeof r->store_id);
+    int err = log_scan_run(segments, store_id, settled_lsn, r, &r->scan);
+    if (err) {
+        gild_recovered_free(r);
+        return gild_fail(error, gild_code_of_errno(-err), -err, "the log can not be read: %s",
+                         strerror(-err));
+    }
+    *out = r;
+    return 0;
+}
+
+void gild_recovered_free(struct gild_recovered *r) {
+    if (!r)
+        return;
+    log_scan_free(&r->scan);
+    free(r->buffer);
+    free(r);
+}
+
+int gild_log_replay(struct gild_recovered *r, gild_recover_visit *visit, void *context,
+                    const struct gild_recover_repair *repair, struct gild_recover_totals *totals,
+                    struct gild_error *error) {
+    const struct log_batch *batches = r->scan.batches;
+    int err = 0;
+    *totals = (struct gild_recover_totals){.segments = r->scan.segments};
+    r->totals = totals;
+    if (visit && !(repair && repair->only_look))
+        gild_segments_each(r->segments, offer_segment, r);
+    for (size_t i = 0; i < r->stream_count && !err; i++) {
         size_t first = 0, last;
-        while (first < r.count && r.found[first].stream != streams[i].stream)
+        while (first < r->scan.count && batches[first].header->stream != r->streams[i].stream)
             first++;
-        for (last = first; last < r.count && r.found[last].stream == streams[i].stream;)
+        for (last = first;
+             last < r->scan.count && batches[last].header->stream == r->streams[i].stream;)
             last++;
-        struct replay replay = {.r = &r,
-                                .stream = &streams[i],
+        struct replay replay = {.r = r,
+                                .stream = &r->streams[i],
                                 .repair = repair,
                                 .visit = visit,
                                 .context = context,
                                 .error = error};
         err = replay_stream(&replay, first, last);
     }
-    free(r.found);
-    free(r.buffer);
+    return err;
+}
+
+int gild_log_again(const struct gild_recovered *r, gild_recover_visit *visit, void *context) {
+    const struct gild_recover_stream *stream = NULL;
+    int err = 0;
+    for (size_t i = 0; i < r->scan.count && !err; i++) {
+        const struct gild_batch_header *header = r->scan.batches[i].header;
+        for (size_t s = 0; (!stream || stream->stream != header->stream) && s < r->stream_count;
+             s++)
+            if (r->streams[s].stream == header->stream)
+                stream = &r->streams[s];
+        if (header->lsn > stream->checkpoint_lsn && header->lsn <= stream->last_lsn)
+            err = visit(context, header, NULL, header->lsn > stream->durable_lsn);
+    }
+    return err;
+}
+
+int gild_log_recover_rest(struct gild_segments *segments, const uint8_t store_id[16],
+                          struct gild_recover_stream *streams, size_t stream_count,
+                          gild_recover_visit *visit, void *context,
+                          const struct gild_recover_repair *repair,
+                          struct gild_recover_totals *totals, struct gild_error *error) {
+    struct gild_recovered *r;
+    memset(totals, 0, sizeof *totals);
+    int err = gild_log_look(&r, segments, store_id, streams, stream_count, error);
+    if (err)
+        return err;
+    err = gild_log_replay(r, visit, context, repair, totals, error);
+    gild_recovered_free(r);
     return err;
 }
 

@@ -14,6 +14,9 @@ struct gild_store;
 /* The least that a size limit may be: segments kept ready and in reserve, and some room. */
 #define GILD_STORE_LEAST_BYTES ((uint64_t)1 << 30)
 
+/* Unless asked otherwise: a start after a crash stays under two seconds on two cores. */
+#define GILD_STORE_CHECKPOINT_BYTES ((uint64_t)1 << 30)
+
 struct gild_store_options {
     unsigned threads;     /* reactors; 0 = one per processor, at most 8 */
     uint64_t cache_bytes; /* 0 = an eighth of the host, 256 MiB to 2 GiB */
@@ -23,6 +26,14 @@ struct gild_store_options {
      * 16384 (64 MiB). For tests and very small stores: the fewer blocks, the more often a segment
      * must be changed and synced. Those that are there keep theirs. */
     uint32_t segment_blocks;
+    /* How much of the log (its own headers counted) may be unsettled, over all reactors, before a
+     * checkpoint is started; 0 = GILD_STORE_CHECKPOINT_BYTES. It is what a start after a crash has
+     * to read, once and at the device's sequential rate, before the first request is served:
+     * docs/durability.md, "Recovery", has the figures. More means fewer checkpoints, so fewer
+     * writes of map nodes, and a longer start. A checkpoint comes earlier when the maps' changes
+     * fill half of the memory kept for them, or when 30 seconds have passed; the log grows on while
+     * it runs. */
+    uint64_t checkpoint_log_bytes;
 };
 
 /* Makes an empty store in `directory` (made if missing, else it must be empty). size_bytes bounds
@@ -55,6 +66,7 @@ struct gild_store_info {
     uint64_t images, versions, desktops, pools;
     uint64_t cache_bytes, cache_used_bytes;
     uint64_t recovered_batches; /* replayed when this process opened the store */
+    uint64_t recovered_bytes;   /* of the log, their headers counted */
     const char *backend;        /* "io_uring" or "threads" */
     unsigned reactors;
 };

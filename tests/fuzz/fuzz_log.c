@@ -99,8 +99,9 @@ static int visit(void *context, const struct gild_batch_header *header, const ui
     /* A repair may see a batch whose payload is rotten, but never is more of it named than there.
      */
     FUZZ_MUST(with_payload <= header->payload_blocks);
-    fuzz_touch(payload, (size_t)header->payload_blocks * GILD_LOG_BLOCK);
-    (void)in_doubt;
+    FUZZ_MUST(payload || !in_doubt);
+    if (payload)
+        fuzz_touch(payload, (size_t)header->payload_blocks * GILD_LOG_BLOCK);
     (*batches)++;
     return 0;
 }
