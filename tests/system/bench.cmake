@@ -3,3 +3,8 @@ if(TARGET gildd AND TARGET bench_client)
   add_test(NAME bench_compare COMMAND ${CMAKE_CURRENT_SOURCE_DIR}/system/bench.sh ${PROJECT_BINARY_DIR})
   set_tests_properties(bench_compare PROPERTIES LABELS system SKIP_RETURN_CODE 77 TIMEOUT 600)
 endif()
+# The same of recoveries.
+if(TARGET gild AND TARGET bench_recovery)
+  add_test(NAME bench_recovery COMMAND ${CMAKE_CURRENT_SOURCE_DIR}/system/recovery.sh ${PROJECT_BINARY_DIR})
+  set_tests_properties(bench_recovery PROPERTIES LABELS system SKIP_RETURN_CODE 77 TIMEOUT 300)
+endif()
