@@ -82,6 +82,7 @@ struct gild_cache_entry {
     _Atomic uint32_t chain; /* next in the index; written under the lock */
     uint32_t newer, older;  /* lock: in the queue; newer links the free list */
     uint32_t hash;          /* lock */
+    uint32_t content;       /* the loader's, until filled */
     _Atomic int error;
     _Atomic uint8_t frequency;
     uint8_t queue; /* lock */
@@ -667,6 +668,14 @@ struct gild_cache_entry *gild_cache_peek(struct gild_cache *cache, struct gild_c
 
 void *gild_cache_data(struct gild_cache_entry *entry) {
     return entry->data;
+}
+
+void gild_cache_set_content(struct gild_cache_entry *entry, uint32_t bytes) {
+    entry->content = bytes;
+}
+
+uint32_t gild_cache_content(const struct gild_cache_entry *entry) {
+    return entry->content;
 }
 
 size_t gild_cache_frame_bytes(const struct gild_cache *cache) {

@@ -77,6 +77,11 @@ struct gild_cache_entry *gild_cache_peek(struct gild_cache *cache, struct gild_c
 void *gild_cache_data(struct gild_cache_entry *entry);
 size_t gild_cache_frame_bytes(const struct gild_cache *cache);
 
+/* How much of the frame is content: said by the loader before fill, where it may be less than the
+ * frame, and by it alone. */
+void gild_cache_set_content(struct gild_cache_entry *entry, uint32_t bytes);
+uint32_t gild_cache_content(const struct gild_cache_entry *entry);
+
 /* The loader's end: 0 or -errno. Posts all waiters. The loader's pin stays. */
 void gild_cache_fill(struct gild_cache *cache, struct gild_cache_entry *entry, int error);
 

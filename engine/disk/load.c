@@ -300,6 +300,8 @@ static void frame_done(struct gild_io *io) {
     if (!error)
         error = gild_pack_decode((const char *)fetch->bounce + skip, frame, fetch->pack_id,
                                  fetch->group, gild_cache_data(fetch->entry));
+    if (!error)
+        gild_cache_set_content(fetch->entry, frame->blocks * GILD_BLOCK_BYTES);
     group_end(fetch, error);
 }
 

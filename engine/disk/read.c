@@ -234,6 +234,19 @@ static enum load walk_leaf(struct gild_op *op, uint64_t end_bytes, struct log_ru
     return load;
 }
 
+/* A map names a slot that its group does not have: what lies there is nobody's, not zeroes. */
+static void refuse_slots(struct gild_op *op) {
+    for (uint32_t i = 0; i < op->piece_count && !op->error; i++) {
+        const struct gild_piece *piece = &op->pieces[i];
+        if (piece->pin_kind != PIN_GROUP)
+            continue;
+        size_t from =
+            (size_t)((const uint8_t *)piece->data - (const uint8_t *)gild_cache_data(piece->pin));
+        if (from + piece->bytes > gild_cache_content(piece->pin))
+            disk_op_fail(op, -EBADMSG, "packed data that its group does not have");
+    }
+}
+
 bool read_step(struct gild_op *op) {
     uint64_t end = op->offset_bytes + op->length_bytes;
     struct log_run run = {NULL};
@@ -248,5 +261,7 @@ bool read_step(struct gild_op *op) {
         op->state = OP_WAIT_DATA;
         return false;
     }
+    if (!op->error)
+        refuse_slots(op);
     return true;
 }
