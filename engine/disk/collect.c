@@ -55,6 +55,14 @@ static bool in_memory(struct gild_store *store, uint64_t delta_id) {
     return found;
 }
 
+/* A made-up map may name segments that are not there: nothing of it can be believed. */
+static bool all_known(struct gild_store *store, const struct ids *serials) {
+    for (size_t i = 0; i < serials->count; i++)
+        if (!gild_segments_find(store->segments, serials->id[i]))
+            return false;
+    return true;
+}
+
 static int collect_delta(struct gild_store *store, uint64_t delta_id) {
     struct gild_rec_delta *record = malloc(sizeof *record);
     struct delta_walk walk = {0};
@@ -66,6 +74,8 @@ static int collect_delta(struct gild_store *store, uint64_t delta_id) {
     }
     if (!err)
         err = walk_delta(store, delta_id, record, &walk);
+    if (!err && !all_known(store, &walk.serials))
+        err = -EBADMSG;
     if (!err) {
         uncount(store, &walk.serials, -1);
         err = commit_dropped(store, delta_id, &walk.serials);

@@ -77,8 +77,17 @@ int store_read_node(struct gild_store *store, uint64_t place, uint64_t delta_id,
     return gild_delta_node_verify(page, kind, delta_id, index);
 }
 
+/* A repair lets in what names unknown segments, to mark as lost what lies there. */
+static bool place_known(void *context, uint64_t place) {
+    const struct gild_disk *disk = context;
+    return disk->store->repair ||
+           gild_segments_find(disk->store->segments, gild_place_serial(place));
+}
+
 static void count_place(void *context, uint64_t place, int sign) {
     struct gild_disk *disk = context;
+    if (disk->store->repair && !gild_segments_find(disk->store->segments, gild_place_serial(place)))
+        return; /* nothing is counted of what is not there */
     gild_segments_count(disk->store->segments, disk->reactor->epoch, place, sign);
     disk->reactor->released += sign < 0;
 }
@@ -140,6 +149,7 @@ static int make_delta(struct gild_disk *disk, struct gild_error *error) {
               ? -EUCLEAN
               : gild_delta_map_init(&disk->map, disk->delta_id, disk->size_bytes,
                                     &disk->reactor->pool, count_place, disk);
+    disk->map.known = place_known;
     if (!err && !(disk->frozen_dirs = calloc(disk->map.dir_count + 1, sizeof *disk->frozen_dirs)))
         err = -ENOMEM;
     if (!err)

@@ -62,7 +62,7 @@ int recovery_satisfy(struct replay *replay, struct gild_disk *disk, enum gild_ma
         else
             step = gild_delta_install(&disk->map, need, replay->page);
     }
-    return step == GILD_MAP_NEED_PAGE ? -ENOMEM : 0;
+    return step == GILD_MAP_NEED_PAGE ? -ENOMEM : step == GILD_MAP_BAD_NODE ? -EBADMSG : 0;
 }
 
 static int replay_data(struct replay *replay, struct gild_disk *disk, uint64_t block,

@@ -343,6 +343,8 @@ static int satisfy(struct pass *pass, struct gild_disk *disk, enum gild_map_step
             step = gild_delta_install(&disk->map, need, pass->buffer);
         disk_mark_dirty(disk);
     }
+    if (step == GILD_MAP_BAD_NODE)
+        return -EBADMSG;
     return step == GILD_MAP_NEED_PAGE ? checkpoint_run(pass->store) : 0;
 }
 

@@ -217,6 +217,10 @@ static bool satisfy(struct gild_op *op, enum gild_map_step step, const struct gi
         wait_for_page(op);
         return false;
     }
+    if (step == GILD_MAP_BAD_NODE) {
+        disk_op_fail(op, -EBADMSG, "a map node, which names a log segment that is not there,");
+        return false;
+    }
     return true;
 }
 

@@ -226,6 +226,21 @@ enum gild_map_step gild_delta_writable(struct gild_delta_map *map, uint64_t leaf
     return GILD_MAP_READY;
 }
 
+/* A directory's places are looked at when the leaves there are loaded. */
+static bool names_known_segments(const struct gild_delta_map *map, const struct gild_leaf *leaf) {
+    uint64_t last = 0; /* neighbours are mostly of one segment */
+    for (uint32_t i = 0; map->known && i < GILD_LEAF_BLOCKS; i++) {
+        uint64_t place = leaf->place[i];
+        if (gild_place_type(place) != GILD_PLACE_LOG ||
+            (last && gild_place_serial(place) == gild_place_serial(last)))
+            continue;
+        if (!map->known(map->context, place))
+            return false;
+        last = place;
+    }
+    return true;
+}
+
 enum gild_map_step gild_delta_install(struct gild_delta_map *map, const struct gild_map_need *need,
                                       const void *bytes) {
     uint64_t dir_index = need->kind == GILD_NODE_DIR ? need->index : need->index / GILD_DIR_REFS;
@@ -245,6 +260,8 @@ enum gild_map_step gild_delta_install(struct gild_delta_map *map, const struct g
     if (!gild_ref_is_page(dir_ref) ||
         gild_ref_page(dir_ref)->dir.ref[need->index % GILD_DIR_REFS] != need->place)
         return GILD_MAP_READY;
+    if (!names_known_segments(map, bytes))
+        return GILD_MAP_BAD_NODE;
     struct gild_page *dir;
     struct gild_map_need again;
     enum gild_map_step step = dir_writable(map, dir_index, &dir, &again);

@@ -85,6 +85,9 @@ struct gild_delta_map {
     /* Called for each log place (block or node) that this map stops reaching or begins to reach
      * (sign -1 or +1), as it happens. */
     void (*count)(void *context, uint64_t place, int sign);
+    /* Is there a segment that the place can lie in? Set after init; NULL: all are taken to be
+     * there. What is in memory names only such, so that `count` never meets another. */
+    bool (*known)(void *context, uint64_t place);
     void *context;
 };
 
@@ -98,6 +101,7 @@ enum gild_map_step {
     GILD_MAP_READY,
     GILD_MAP_NEED_NODE, /* load need->place, then install or look into it */
     GILD_MAP_NEED_PAGE, /* the pool is empty: a checkpoint must settle first */
+    GILD_MAP_BAD_NODE,  /* the node, though sound, names a segment that is not there: -EBADMSG */
 };
 
 struct gild_map_need {
@@ -118,7 +122,8 @@ enum gild_map_step gild_delta_writable(struct gild_delta_map *map, uint64_t leaf
                                        struct gild_page **leaf, struct gild_map_need *need);
 
 /* Puts a loaded and verified directory or leaf page in memory. NEED_PAGE if the pool is empty;
- * READY also when somebody else has installed or superseded it in the meantime. */
+ * READY also when somebody else has installed or superseded it in the meantime; BAD_NODE for a leaf
+ * that a damaged or hostile store made up: the map stays as it was. */
 enum gild_map_step gild_delta_install(struct gild_delta_map *map, const struct gild_map_need *need,
                                       const void *page);
 
