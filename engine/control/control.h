@@ -29,7 +29,7 @@ struct control_call {
  * (a check that found something does): that is the verb's outcome. */
 typedef json_t *control_verb(struct control_call *call);
 
-control_verb control_store_info, control_store_check;
+control_verb control_store_info, control_store_check, control_store_scrub;
 control_verb control_image_import, control_image_list, control_image_show, control_image_delete;
 control_verb control_desktop_create, control_desktop_list, control_desktop_show,
     control_desktop_delete;

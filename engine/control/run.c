@@ -30,6 +30,7 @@ struct row {
 static const struct row rows[] = {
     {"store", "info", control_store_info, {{0}}},
     {"store", "check", control_store_check, {{"repair", FLAG, false}, {"dry_run", FLAG, false}}},
+    {"store", "scrub", control_store_scrub, {{"rate", SIZE, false}, {"dry_run", FLAG, false}}},
     {"image",
      "import",
      control_image_import,

@@ -1,4 +1,4 @@
-/* The verbs on the store itself: info, check. Any thread but a reactor's. */
+/* The verbs on the store itself: info, check, scrub. Any thread but a reactor's. */
 #include <errno.h>
 
 #include "control/control.h"
@@ -59,8 +59,14 @@ static json_t *disk_json(const struct gild_hit *hit) {
                      (json_int_t)hit->blocks, "ranges", ranges);
 }
 
+/* An answer's findings; a scrub's, beside the caller's progress. */
+struct notes {
+    json_t *findings;
+    const struct control_call *call;
+};
+
 static void note_finding(void *context, const struct gild_finding *finding) {
-    json_t *findings = context, *disks;
+    json_t *findings = ((struct notes *)context)->findings, *disks;
     if (json_array_size(findings) >= FINDINGS_MAX)
         return;
     disks = json_array();
@@ -71,6 +77,12 @@ static void note_finding(void *context, const struct gild_finding *finding) {
                                     control_json_text(finding->object), "kind", finding->kind,
                                     "message", control_json_text(finding->message), "disk_count",
                                     (json_int_t)finding->hit_count, "disks", disks));
+}
+
+static void add_error(json_t *answer, const struct gild_error *error) {
+    json_t *outcome = control_error_json(error);
+    json_object_update(answer, outcome);
+    json_decref(outcome);
 }
 
 json_t *control_store_check(struct control_call *call) {
@@ -86,8 +98,9 @@ json_t *control_store_check(struct control_call *call) {
     }
     struct gild_check_result result;
     struct gild_error error = {0};
-    json_t *findings = json_array();
-    int err = gild_store_check(call->store, note_finding, findings, &result, call->error);
+    struct notes notes = {json_array(), call};
+    json_t *findings = notes.findings;
+    int err = gild_store_check(call->store, note_finding, &notes, &result, call->error);
     if (err && !(err == -EUCLEAN && result.findings)) {
         json_decref(findings);
         return NULL;
@@ -100,11 +113,60 @@ json_t *control_store_check(struct control_call *call) {
     if (!answer || !result.findings)
         return answer;
     gild_fail(&error, GILD_CORRUPT, EUCLEAN,
-              "the check of store %s found %llu faults; copy off what still reads, then restore "
-              "the store from a backup",
-              gild_store_directory(call->store), (unsigned long long)result.findings);
-    json_t *outcome = control_error_json(&error);
-    json_object_update(answer, outcome);
-    json_decref(outcome);
+              "the check of store %s found %llu fault%s; `gild store scrub` heals what has another "
+              "copy, each line says what else can be done",
+              gild_store_directory(call->store), (unsigned long long)result.findings,
+              result.findings == 1 ? "" : "s");
+    add_error(answer, &error);
+    return answer;
+}
+
+/* ---- scrub ----------------------------------------------------------------------------------- */
+
+/* A scrub without a rate leaves a disk enough for guests. */
+#define SCRUB_RATE_BYTES ((uint64_t)64 << 20)
+
+static int note_progress(void *context, const char *what, uint64_t done, uint64_t total) {
+    const struct control_call *call = ((struct notes *)context)->call;
+    return call->progress ? call->progress(call->context, what, done, total) : 0;
+}
+
+static json_t *scrub_json(const struct gild_scrub_result *result, int err, bool dry_run,
+                          json_t *findings) {
+    return json_pack(
+        "{s:b, s:b, s:I, s:o, s:I, s:I, s:I, s:I, s:I, s:I, s:I}", "clean", err == 0, "dry_run",
+        dry_run, "finding_count", (json_int_t)result->findings, "findings", findings, "read_bytes",
+        (json_int_t)result->read_bytes, "disks", (json_int_t)result->disks, "maps",
+        (json_int_t)result->maps, "packs", (json_int_t)result->packs, "repaired_packs",
+        (json_int_t)result->repaired_packs, "repaired_groups", (json_int_t)result->repaired_groups,
+        "lost_groups", (json_int_t)result->lost_groups);
+}
+
+json_t *control_store_scrub(struct control_call *call) {
+    struct notes notes = {json_array(), call};
+    struct gild_scrub_result result;
+    struct gild_error error = {0};
+    uint64_t rate_bytes = control_number(call, "rate");
+    const struct gild_scrub_options options = {
+        .rate_bytes = rate_bytes ? rate_bytes : SCRUB_RATE_BYTES,
+        .dry_run = control_flag(call, "dry_run"),
+        .progress = note_progress,
+        .found = note_finding,
+        .context = &notes,
+    };
+    int err = gild_store_scrub(call->store, &options, &result, call->error);
+    if (err && err != -EUCLEAN) {
+        json_decref(notes.findings);
+        return NULL;
+    }
+    json_t *answer = scrub_json(&result, err, options.dry_run, notes.findings);
+    if (!answer || !err)
+        return answer;
+    gild_fail(&error, GILD_CORRUPT, EUCLEAN,
+              "the scrub of store %s leaves damage: %llu faults, %llu packs repaired, %llu groups "
+              "of packs lost; each line says what can be done",
+              gild_store_directory(call->store), (unsigned long long)result.findings,
+              (unsigned long long)result.repaired_packs, (unsigned long long)result.lost_groups);
+    add_error(answer, &error);
     return answer;
 }

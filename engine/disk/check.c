@@ -328,55 +328,24 @@ static int note_lost(void *context, uint32_t pack_id, uint32_t first, uint32_t g
     return pack_id == lost->pack_id ? range_add(&lost->groups, first, groups) : 0;
 }
 
-static bool all_lost(const struct range_set *lost, const struct range_set *groups) {
-    for (size_t i = 0; i < groups->count; i++) {
-        bool inside = false;
-        for (size_t k = 0; k < lost->count && !inside; k++)
-            inside = lost->range[k].first <= groups->range[i].first &&
-                     groups->range[i].first + groups->range[i].count <=
-                         lost->range[k].first + lost->range[k].count;
-        if (!inside)
-            return false;
-    }
-    return groups->count != 0;
-}
-
 static int tell_faults(struct check *check, uint32_t pack_id, const char *object,
                        struct faults *faults, const struct range_set *lost) {
+    static const char scrub_it[] = "run `gild store scrub`, which heals what has another copy";
     struct hits hits[FAULTS_MAX + 1] = {0};
     int err = faults_hits(faults, check->damage, pack_id, hits);
     for (size_t i = 0; i < faults->count && !err; i++) {
         const struct fault *fault = &faults->fault[i];
-        if (all_lost(lost, &fault->groups))
+        if (faults_all_lost(lost, &fault->groups))
             continue;
         if (i == FAULTS_MAX)
-            findings_add(&check->findings, object, "damaged", &hits[i],
-                         "%s: %" PRIu64 " more faults", object, faults->total - FAULTS_MAX);
+            findings_advise(&check->findings, object, "damaged", &hits[i], scrub_it,
+                            "%s: %" PRIu64 " more faults", object, faults->total - FAULTS_MAX);
         else
-            findings_add(&check->findings, object, "damaged", fault->groups.count ? &hits[i] : NULL,
-                         "%s", fault->sentence);
+            findings_advise(&check->findings, object, "damaged",
+                            fault->groups.count ? &hits[i] : NULL, scrub_it, "%s", fault->sentence);
     }
     for (size_t i = 0; i <= FAULTS_MAX; i++)
         hits_free(&hits[i]);
-    return err;
-}
-
-/* What is in quarantine and reached by anybody. */
-static int tell_lost(struct check *check, uint32_t pack_id, const char *object,
-                     const struct range_set *lost) {
-    struct target target = {.pack_id = pack_id, .groups = *lost};
-    uint64_t groups = 0;
-    if (!lost->count)
-        return 0;
-    for (size_t i = 0; i < lost->count; i++)
-        groups += lost->range[i].count;
-    int err = damage_of_groups(check->damage, &target, 1);
-    if (!err && target.hits.count)
-        findings_add(&check->findings, object, "lost", &target.hits,
-                     "known lost: %" PRIu64 " groups of %s, from group %" PRIu64
-                     " on; import their image again and scrub, and they are healed",
-                     groups, object, lost->range[0].first);
-    hits_free(&target.hits);
     return err;
 }
 
@@ -432,7 +401,7 @@ static int check_pack(struct check *check, uint32_t pack_id) {
     if (!err)
         err = tell_faults(check, pack_id, object, &faults, &lost.groups);
     if (!err)
-        err = tell_lost(check, pack_id, object, &lost.groups);
+        err = faults_tell_lost(&check->findings, check->damage, pack_id, &lost.groups);
     faults_free(&faults);
     free(lost.groups.range);
     return err;

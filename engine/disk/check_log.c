@@ -88,7 +88,8 @@ static int tell_delta(struct check *check, const char *disk, struct delta_check 
 
 static int check_delta(struct check *check, enum gild_table table, uint64_t delta_id) {
     struct delta_check delta = {.check = check, .store = check->store};
-    const struct survey survey = {.range = note_range, .node = note_node, .context = &delta};
+    const struct survey survey = {
+        .past_errors = true, .range = note_range, .node = note_node, .context = &delta};
     const struct gild_rec_delta *record = check->delta;
     char text[64];
     const char *disk = damage_disk(check->damage, delta_id, text);

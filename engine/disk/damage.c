@@ -256,7 +256,7 @@ static int hit_delta(struct damage *damage, const struct owner *owner,
                      const struct range_set *blocks, struct hits *hits) {
     struct gild_txn *txn;
     struct inherit inherit = {.damage = damage, .blocks = blocks};
-    const struct survey survey = {.range = inherit_range, .context = &inherit};
+    const struct survey survey = {.past_errors = true, .range = inherit_range, .context = &inherit};
     int err = gild_txn_begin(damage->store->catalog, false, &txn);
     if (err)
         return err;

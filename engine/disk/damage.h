@@ -55,6 +55,10 @@ struct findings {
 void findings_add(struct findings *findings, const char *object, const char *kind,
                   const struct hits *hits, const char *format, ...)
     __attribute__((format(printf, 5, 6)));
+/* The same, and after it what to do about it; advice may be NULL. */
+void findings_advise(struct findings *findings, const char *object, const char *kind,
+                     const struct hits *hits, const char *advice, const char *format, ...)
+    __attribute__((format(printf, 6, 7)));
 
 /* "image win10@3 (blocks 16-31), desktops d1, d2 and 998 more", or "no disk". */
 void hits_words(const struct hits *hits, char *text, size_t room);

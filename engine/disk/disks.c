@@ -166,6 +166,7 @@ static int make_delta(struct gild_disk *disk, struct gild_error *error) {
 }
 
 void disk_free(struct gild_disk *disk) {
+    disk_fault_last_words(disk);
     if (disk->delta_id && disk->map.dirs)
         gild_delta_map_fini(&disk->map);
     free(disk->frozen_dirs);

@@ -2,6 +2,8 @@
 #include "disk/faults.h"
 
 #include <errno.h>
+#include <inttypes.h>
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -52,5 +54,39 @@ int faults_hits(const struct faults *faults, struct damage *damage, uint32_t pac
     for (size_t i = 0; i < faults->count; i++)
         hits[i] = targets[i].hits;
     free(targets);
+    return err;
+}
+
+bool faults_all_lost(const struct range_set *lost, const struct range_set *groups) {
+    for (size_t i = 0; i < groups->count; i++) {
+        bool inside = false;
+        for (size_t k = 0; k < lost->count && !inside; k++)
+            inside = lost->range[k].first <= groups->range[i].first &&
+                     groups->range[i].first + groups->range[i].count <=
+                         lost->range[k].first + lost->range[k].count;
+        if (!inside)
+            return false;
+    }
+    return groups->count != 0;
+}
+
+int faults_tell_lost(struct findings *findings, struct damage *damage, uint32_t pack_id,
+                     const struct range_set *lost) {
+    struct target target = {.pack_id = pack_id, .groups = *lost};
+    char object[32];
+    uint64_t groups = 0;
+    if (!lost->count)
+        return 0;
+    for (size_t i = 0; i < lost->count; i++)
+        groups += lost->range[i].count;
+    snprintf(object, sizeof object, "pack %08" PRIx32, pack_id);
+    int err = damage_of_groups(damage, &target, 1);
+    if (!err && target.hits.count)
+        findings_advise(findings, object, "lost", &target.hits,
+                        "reads of them fail; import the same image again and run `gild store "
+                        "scrub`, and they are healed",
+                        "known lost: %" PRIu64 " group%s of %s, from group %" PRIu64 " on", groups,
+                        groups == 1 ? "" : "s", object, lost->range[0].first);
+    hits_free(&target.hits);
     return err;
 }

@@ -26,4 +26,11 @@ void faults_free(struct faults *faults);
 int faults_hits(const struct faults *faults, struct damage *damage, uint32_t pack_id,
                 struct hits hits[FAULTS_MAX + 1]);
 
+/* Is the fault about groups, and are all of them among `lost` (merged)? */
+bool faults_all_lost(const struct range_set *lost, const struct range_set *groups);
+
+/* Groups in quarantine: a finding, if anybody reads them. */
+int faults_tell_lost(struct findings *findings, struct damage *damage, uint32_t pack_id,
+                     const struct range_set *lost);
+
 #endif

@@ -75,18 +75,22 @@ void hits_words(const struct hits *hits, char *out, size_t room) {
         put(&text, "no disk");
 }
 
-void findings_add(struct findings *findings, const char *object, const char *kind,
-                  const struct hits *hits, const char *format, ...) {
-    char words[1024], sentence[3072];
-    va_list arguments;
-    va_start(arguments, format);
+static void add(struct findings *findings, const char *object, const char *kind,
+                const struct hits *hits, const char *advice, const char *format, va_list arguments)
+    __attribute__((format(printf, 6, 0)));
+
+static void add(struct findings *findings, const char *object, const char *kind,
+                const struct hits *hits, const char *advice, const char *format,
+                va_list arguments) {
+    char words[1024], sentence[4096];
     vsnprintf(sentence, 2000, format, arguments);
-    va_end(arguments);
+    size_t n = strlen(sentence);
     if (hits) {
-        size_t n = strlen(sentence);
         hits_words(hits, words, sizeof words);
-        snprintf(sentence + n, sizeof sentence - n, "; it hits %s", words);
+        n += (size_t)snprintf(sentence + n, sizeof sentence - n, "; it hits %s", words);
     }
+    if (advice)
+        snprintf(sentence + n, sizeof sentence - n, "; %s", advice);
     ++*findings->count;
     const struct gild_finding finding = {.object = object,
                                          .kind = kind,
@@ -95,4 +99,20 @@ void findings_add(struct findings *findings, const char *object, const char *kin
                                          .hit_count = hits ? hits->count : 0};
     if (findings->found)
         findings->found(findings->context, &finding);
+}
+
+void findings_add(struct findings *findings, const char *object, const char *kind,
+                  const struct hits *hits, const char *format, ...) {
+    va_list arguments;
+    va_start(arguments, format);
+    add(findings, object, kind, hits, NULL, format, arguments);
+    va_end(arguments);
+}
+
+void findings_advise(struct findings *findings, const char *object, const char *kind,
+                     const struct hits *hits, const char *advice, const char *format, ...) {
+    va_list arguments;
+    va_start(arguments, format);
+    add(findings, object, kind, hits, advice, format, arguments);
+    va_end(arguments);
 }

@@ -122,8 +122,10 @@ void collect_release(struct gild_store *store);
 
 /* lost.c: groups of packs that are known to be lost (quarantine). */
 int lost_load(struct gild_store *store, struct gild_error *error);
-/* Exactly these groups of the pack are lost, in one transaction. 0 or -errno. */
-int lost_write(struct gild_store *store, uint32_t pack_id, const uint32_t *groups, size_t count);
+/* Exactly these groups of the pack are lost, and its record is this, in one transaction. 0 or
+ * -errno. */
+int lost_write(struct gild_store *store, uint32_t pack_id, const uint32_t *groups, size_t count,
+               const struct gild_rec_pack *record);
 /* With a pack that goes. */
 int lost_forget(struct gild_txn *txn, uint32_t pack_id);
 /* Calls back for each range, ascending by pack and group. */

@@ -23,7 +23,7 @@ struct keeper {
     bool running, stopping;
     uint64_t wanted, finished; /* checkpoints asked for and done, as a count */
     int result;                /* of the last */
-    bool collect;
+    bool collect, pass;
     bool complained;
     unsigned waiting; /* for a checkpoint, in gild_store_checkpoint */
     struct gild_task *helper_first, **helper_last;
@@ -122,8 +122,8 @@ static bool anything_unsettled(struct gild_store *store) {
 /* Lock held, given up meanwhile. */
 static void run_once(struct keeper *keeper) {
     uint64_t serving = keeper->wanted;
-    bool collect = keeper->collect;
-    keeper->collect = false;
+    bool collect = keeper->collect, pass = keeper->pass;
+    keeper->collect = keeper->pass = false;
     pthread_mutex_unlock(&keeper->lock);
     int err = checkpoint_run(keeper->store);
     if (!err)
@@ -133,6 +133,8 @@ static void run_once(struct keeper *keeper) {
         if (!err)
             err = checkpoint_run(keeper->store); /* segments that it emptied become free */
     }
+    if (pass)
+        keeper_pass(keeper->store);
     pthread_mutex_lock(&keeper->lock);
     bool told = keeper->waiting > 0; /* by whoever waits for it */
     if (err && !keeper->complained && !told)
@@ -212,6 +214,20 @@ int gild_store_checkpoint(struct gild_store *store, struct gild_error *error) {
                          "the store %s could not be checkpointed: %s", store->directory,
                          strerror(-err));
     return 0;
+}
+
+void keeper_wait_pass(struct gild_store *store) {
+    struct keeper *keeper = store->keeper;
+    if (!store->reactors[0].running)
+        return;
+    pthread_mutex_lock(&keeper->lock);
+    uint64_t mine = keeper->wanted + 1;
+    keeper->wanted = mine;
+    keeper->pass = true;
+    pthread_cond_signal(&keeper->wake);
+    while (keeper->finished < mine)
+        pthread_cond_wait(&keeper->done, &keeper->lock);
+    pthread_mutex_unlock(&keeper->lock);
 }
 
 /* ---- the helper ------------------------------------------------------------------------------ */

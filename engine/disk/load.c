@@ -11,6 +11,7 @@
 #include <assert.h>
 #include <errno.h>
 #include <inttypes.h>
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -281,7 +282,8 @@ static void group_end(struct fetch *fetch, int error) {
             gild_log(GILD_LOG_ERROR,
                      "group %" PRIu32 " of pack %08" PRIx32
                      " is damaged (%s): met by disk %s at blocks %" PRIu64 "-%" PRIu64,
-                     fetch->group, fetch->pack_id, strerror(-error), op->disk->path,
+                     fetch->group, fetch->pack_id,
+                     error == -EBADMSG ? "its checksum is wrong" : strerror(-error), op->disk->path,
                      op->offset_bytes / GILD_BLOCK_BYTES,
                      (op->offset_bytes + op->length_bytes - 1) / GILD_BLOCK_BYTES);
         disk_op_fail(op, error, "packed data");
@@ -419,16 +421,16 @@ static void run_done(struct gild_io *io) {
                                                                    : 0;
         const void *bytes = gild_cache_data(fetch->entries[i]);
         uint64_t block = fetch->block + i;
-        if (!error &&
-            gild_log_check(bytes, serial, op->disk->delta_id, block) != fetch->checks[i]) {
+        if (!error && gild_log_check(bytes, serial, op->disk->delta_id, block) != fetch->checks[i])
             error = -EBADMSG;
-            gild_log(GILD_LOG_ERROR, "block %" PRIu64 " of %s is bad in log segment %016" PRIx64,
-                     block, op->disk->path, serial);
-        }
         gild_cache_fill(cache, fetch->entries[i], error);
         gild_cache_unpin(cache, fetch->entries[i]);
-        if (error)
-            disk_op_fail(op, error, "logged data");
+        if (error) {
+            char what[64];
+            snprintf(what, sizeof what, "block %" PRIu64 " in log segment %016" PRIx64, block,
+                     serial);
+            disk_op_fail(op, error, what);
+        }
     }
     fetch_give(fetch);
     data_came(op);

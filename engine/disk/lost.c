@@ -89,7 +89,8 @@ static int put_parts(struct gild_txn *txn, uint32_t pack_id, const uint32_t *gro
     return err;
 }
 
-int lost_write(struct gild_store *store, uint32_t pack_id, const uint32_t *groups, size_t count) {
+int lost_write(struct gild_store *store, uint32_t pack_id, const uint32_t *groups, size_t count,
+               const struct gild_rec_pack *record) {
     struct gild_txn *txn;
     int err = gild_txn_begin(store->catalog, true, &txn);
     if (err)
@@ -97,6 +98,8 @@ int lost_write(struct gild_store *store, uint32_t pack_id, const uint32_t *group
     err = lost_forget(txn, pack_id);
     if (!err)
         err = put_parts(txn, pack_id, groups, count);
+    if (!err)
+        err = gild_rec_put_pack(txn, pack_id, record);
     if (err) {
         gild_txn_abort(txn);
         return err;

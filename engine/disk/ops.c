@@ -11,8 +11,11 @@
  * flight (pending) force it to, then is done with its error and no pieces. */
 #include <assert.h>
 #include <errno.h>
+#include <inttypes.h>
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <time.h>
 
 #include "base/log.h"
 #include "disk/internal.h"
@@ -116,12 +119,36 @@ void gild_disk_post(struct gild_op *op) {
     gild_loop_post(op->disk->reactor->loop, &op->task);
 }
 
+/* A guest may read what is damaged in a loop: a line for each disk and minute. */
+#define FAULT_EACH_NS (60 * (uint64_t)1000000000)
+
 void disk_op_fail(struct gild_op *op, int error, const char *what) {
+    struct gild_disk *disk = op->disk;
+    struct timespec now;
+    char more[64] = "";
     if (op->error)
         return;
     op->error = error == -ENOMEM || error == -ENOSPC || error == -ENOBUFS ? error : -EIO;
-    gild_log(GILD_LOG_ERROR, "%s of disk %s near byte %llu: %s", what, op->disk->path,
-             (unsigned long long)op->cursor, strerror(-error));
+    clock_gettime(CLOCK_MONOTONIC, &now);
+    uint64_t now_ns = (uint64_t)now.tv_sec * 1000000000u + (uint64_t)now.tv_nsec;
+    if (disk->fault_said_ns && now_ns - disk->fault_said_ns < FAULT_EACH_NS) {
+        disk->faults_unsaid++;
+        return;
+    }
+    if (disk->faults_unsaid)
+        snprintf(more, sizeof more, "; %" PRIu64 " others failed since the last such line",
+                 disk->faults_unsaid);
+    disk->fault_said_ns = now_ns;
+    disk->faults_unsaid = 0;
+    gild_log(GILD_LOG_ERROR, "I/O on disk %s near byte %" PRIu64 " failed: %s: %s%s", disk->path,
+             op->cursor, what, error == -EBADMSG ? "damaged" : strerror(-error), more);
+}
+
+void disk_fault_last_words(const struct gild_disk *disk) {
+    if (disk->faults_unsaid)
+        gild_log(GILD_LOG_ERROR,
+                 "I/O on disk %s failed %" PRIu64 " times more since the last such line",
+                 disk->path, disk->faults_unsaid);
 }
 
 void gild_op_release(struct gild_op *op) {

@@ -81,6 +81,8 @@ struct gild_disk {
     uint64_t frozen_mapped; /* map.mapped_blocks at the freeze */
     uint64_t *frozen_dirs;  /* map.dirs at the freeze; pages in it are frozen ones */
     bool frozen_any;        /* the freeze found something */
+    uint64_t fault_said_ns; /* when an op's failure was last said in the log, 0 = never */
+    uint64_t faults_unsaid; /* since */
 
     /* Under store->disks_lock. */
     struct gild_disk *all_next;
@@ -115,8 +117,11 @@ void disk_op_finish(struct gild_op *op);
 /* The op waits for what a checkpoint or another op must first give: it reads nothing meanwhile, so
  * it does not hold up the passing of readers. */
 void disk_op_pause(struct gild_op *op, enum op_state state);
-/* The op's error becomes EIO (or what it is), named once in the log. */
+/* The op's error becomes EIO (or what it is), named in the log, though not more often than each
+ * minute for a disk. */
 void disk_op_fail(struct gild_op *op, int error, const char *what);
+/* Before the disk is freed: how many failures were not named. */
+void disk_fault_last_words(const struct gild_disk *disk);
 
 /* load.c: every load either is ready at once, or resumes the op later (then op->error may be set).
  */

@@ -97,7 +97,7 @@ static int read_record(struct pass *pass, enum gild_table table, uint64_t delta_
 }
 
 static int count_delta(struct pass *pass, enum gild_table table, uint64_t delta_id) {
-    const struct survey survey = {count_range, count_node, pass};
+    const struct survey survey = {.range = count_range, .node = count_node, .context = pass};
     int err = read_record(pass, table, delta_id);
     pass->mapped = 0;
     pass->damaged = false;
@@ -314,7 +314,7 @@ static int note_range(void *context, uint64_t first, uint64_t count, const struc
 }
 
 static int survey_one(struct pass *pass, uint64_t delta_id) {
-    const struct survey survey = {note_range, note_node, pass};
+    const struct survey survey = {.range = note_range, .node = note_node, .context = pass};
     pass->rotten.count = pass->bad.count = pass->lost.count = 0;
     pass->damaged = false;
     int err = read_record(pass, GILD_TABLE_DELTAS, delta_id);

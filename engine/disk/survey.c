@@ -15,9 +15,13 @@ struct going {
     struct gild_leaf *leaf;
 };
 
+static bool before(const struct going *going, uint64_t first, uint64_t count) {
+    return first + count <= going->survey->first_block;
+}
+
 static int tell(struct going *going, uint64_t first, uint64_t count, const struct gild_leaf *leaf,
                 uint64_t uniform) {
-    if (first >= going->size_blocks || !going->survey->range)
+    if (first >= going->size_blocks || before(going, first, count) || !going->survey->range)
         return 0;
     if (count > going->size_blocks - first)
         count = going->size_blocks - first;
@@ -29,7 +33,7 @@ static int look(struct going *going, uint64_t place, enum gild_node_kind kind, u
                 void *page, bool *whole) {
     int err = store_read_node(going->store, place, going->delta_id, kind, index, page);
     *whole = err == 0;
-    if (err && err != -EBADMSG)
+    if (err && err != -EBADMSG && !(err == -EIO && going->survey->past_errors))
         return err;
     return going->survey->node
                ? going->survey->node(going->survey->context, place, kind, index, *whole)
@@ -39,12 +43,14 @@ static int look(struct going *going, uint64_t place, enum gild_node_kind kind, u
 static int go_dir(struct going *going, uint64_t dir_index, uint64_t place) {
     uint64_t first = dir_index * GILD_DIR_BLOCKS;
     bool whole;
+    if (before(going, first, GILD_DIR_BLOCKS))
+        return 0;
     int err = look(going, place, GILD_NODE_DIR, dir_index, going->dir, &whole);
     if (!err && !whole)
         return tell(going, first, GILD_DIR_BLOCKS, NULL, gild_place_of_type(GILD_PLACE_LOST));
     for (uint32_t i = 0; i < GILD_DIR_REFS && !err; i++, first += GILD_LEAF_BLOCKS) {
         uint64_t ref = going->dir->ref[i], leaf_index = dir_index * GILD_DIR_REFS + i;
-        if (gild_place_type(ref) != GILD_PLACE_LOG) {
+        if (gild_place_type(ref) != GILD_PLACE_LOG || before(going, first, GILD_LEAF_BLOCKS)) {
             err = tell(going, first, GILD_LEAF_BLOCKS, NULL, ref);
             continue;
         }

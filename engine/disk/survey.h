@@ -11,6 +11,9 @@
 struct gild_store;
 
 struct survey {
+    bool past_errors; /* a node that the device can not read is as a rotten one */
+    uint64_t
+        first_block; /* what lies before it is left out, but for a range that reaches over it */
     /* Each range of the disk, in order. leaf NULL: all of it is `uniform`; LOST also where a node
      * is rotten. May be NULL. */
     int (*range)(void *context, uint64_t first_block, uint64_t count, const struct gild_leaf *leaf,

@@ -44,6 +44,20 @@ static void say(struct check *c, uint32_t group, uint32_t groups, const char *fo
         c->look->found(c->look->context, &fault);
 }
 
+/* What an error of a read or of a check means to whoever reads the sentence. */
+static const char *reason(int err) {
+    switch (err) {
+    case -EBADMSG:
+        return "its checksum is wrong";
+    case -EUCLEAN:
+        return "what it says makes no sense";
+    case -ESTALE:
+        return "it is another store's";
+    default:
+        return strerror(-err);
+    }
+}
+
 /* Something is wrong that no read meets. */
 static void find(struct check *c, const char *format, ...) __attribute__((format(printf, 2, 3)));
 static void find(struct check *c, const char *format, ...) {
@@ -77,7 +91,7 @@ static bool check_edge(struct check *c, const char *name, const char *magic, uin
     if (!err && ((const struct pack_head *)c->read)->generation != c->pack->generation)
         err = -EBADMSG;
     if (err && !c->stopped)
-        find(c, "the %s is damaged (%s)", name, strerror(-err));
+        find(c, "the %s is damaged: %s", name, reason(err));
     return err == 0;
 }
 
@@ -109,7 +123,7 @@ static void check_prints(struct check *c) {
         if (c->stopped)
             return;
         if (err) {
-            find(c, "fingerprint page %llu is damaged (%s)", (unsigned long long)i, strerror(-err));
+            find(c, "fingerprint page %llu is damaged: %s", (unsigned long long)i, reason(err));
             continue;
         }
         for (uint32_t k = 0; k < page->count; k++) {
@@ -130,8 +144,8 @@ static void check_index(struct check *c, uint64_t expected) {
     void *index = aligned_alloc(GILD_PACK_PAGE_BYTES, length);
     int err = index ? take(c, index, length, l->index_offset) : -ENOMEM;
     if (!c->stopped && (err || gild_xxh3(index, length, c->pack->id) != expected))
-        find(c, "the index is damaged (%s); nothing is shared with this pack until it is rewritten",
-             strerror(err ? -err : EBADMSG));
+        find(c, "the index is damaged: %s; nothing is shared with this pack until it is rewritten",
+             reason(err ? err : -EBADMSG));
     free(index);
 }
 
@@ -157,7 +171,7 @@ static void check_frame(struct check *c, uint32_t group, const struct gild_pack_
     if (!err && c->look->deep)
         err = gild_pack_decode(bytes, frame, c->pack->id, group, c->out);
     if (err && !c->stopped)
-        find_groups(c, group, 1, "group %u is damaged (%s)", group, strerror(-err));
+        find_groups(c, group, 1, "group %u is damaged: %s", group, reason(err));
     for (uint32_t slot = 0; slot < frame->blocks && !err && c->look->deep; slot++)
         check_block(c, group, slot);
 }
@@ -180,7 +194,7 @@ static void check_table(struct check *c) {
         if (err) {
             uint64_t rest = l->groups - group;
             find_groups(c, group, rest < PACK_TABLE_ENTRIES ? (uint32_t)rest : PACK_TABLE_ENTRIES,
-                        "table page %u is damaged (%s)", number, strerror(-err));
+                        "table page %u is damaged: %s", number, reason(err));
             group += PACK_TABLE_ENTRIES - 1;
             end = 0;
             continue;
@@ -264,6 +278,25 @@ int gild_pack_read_group(struct gild_packs *packs, uint32_t pack_id, uint32_t gr
     int err = !pack ? -ENOENT : cover ? pack_read_group(pack, group, cover, out, &blocks) : -ENOMEM;
     pack_release(pack);
     free(cover);
+    return err;
+}
+
+int gild_pack_prints(struct gild_packs *packs, uint32_t pack_id, gild_pack_print *visit,
+                     void *context) {
+    struct pack_prints page;
+    struct pack *pack = set_hold(packs, pack_id);
+    int err = pack ? 0 : -ENOENT;
+    for (uint64_t i = 0; !err && i < pack->layout.prints_pages; i++) {
+        uint64_t rest = pack->layout.blocks - i * PACK_PRINTS;
+        if (pack_read(pack->buffered_fd, &page, sizeof page,
+                      pack->layout.prints_offset + i * GILD_PACK_PAGE_BYTES) != 0 ||
+            pack_prints_verify(&page, pack->id, (uint32_t)i,
+                               rest < PACK_PRINTS ? (uint32_t)rest : PACK_PRINTS) != 0)
+            continue;
+        for (uint32_t k = 0; k < page.count && !err; k++)
+            err = visit(context, page.print[k].where >> 4, page.print[k].fingerprint);
+    }
+    pack_release(pack);
     return err;
 }
 

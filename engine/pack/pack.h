@@ -165,10 +165,19 @@ int gild_pack_get_facts(struct gild_packs *packs, uint32_t pack_id, struct gild_
 /* Reads, verifies and decodes one group; out: GILD_GROUP_BYTES. 0, -ENOENT, -EBADMSG, ... */
 int gild_pack_read_group(struct gild_packs *packs, uint32_t pack_id, uint32_t group, void *out);
 
+/* Calls back for each fingerprint of the pack that can be read, in their order. A non-zero return
+ * ends the walk and is returned. 0, -ENOENT. */
+typedef int gild_pack_print(void *context, uint32_t group,
+                            const uint8_t fingerprint[GILD_FINGERPRINT_BYTES]);
+int gild_pack_prints(struct gild_packs *packs, uint32_t pack_id, gild_pack_print *visit,
+                     void *context);
+
 struct gild_pack_repair {
     /* A copy of a group that somebody has in memory: copies GILD_GROUP_BYTES to out, or false. It
      * is taken only if its blocks have the right fingerprints. May be NULL. */
     bool (*copy)(void *context, uint32_t pack_id, uint32_t group, void *out);
+    /* The same for one block of 4 KiB. May be NULL. */
+    bool (*block)(void *context, const uint8_t fingerprint[GILD_FINGERPRINT_BYTES], void *out);
     int (*pace)(void *context, uint64_t bytes); /* as in a check */
     void *context;
 };

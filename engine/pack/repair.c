@@ -2,7 +2,8 @@
  *
  *   survey  every part is read and verified; a lost table page is made out again from the frames
  *           behind each other, each proven by the fingerprints of its blocks
- *   search  for each damaged group a copy with the right SHA-256: in memory, or in other packs
+ *   search  for each damaged group a copy with the right SHA-256: in memory, or in other packs,
+ *           whole or block by block
  *   write   the next generation into NUMBER.pack.new: good frames as they are, healed ones anew,
  *           lost ones with their damaged bytes; synced
  *   read    the new file whole and deep; it must have no fault but the groups that are lost
@@ -19,6 +20,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/stat.h>
 
 #include "codec/hash.h"
 #include "codec/zstd.h"
@@ -63,6 +65,10 @@ static bool ends(int err) {
 static void survey_edges(struct mend *m) {
     static const char *const magics[] = {PACK_HEADER_MAGIC, PACK_FOOTER_MAGIC};
     const struct pack_layout *l = &m->pack->layout;
+    struct stat status;
+    /* A file without a name is as good as gone: it is written anew from what is still open. */
+    if (fstat(m->pack->direct_fd, &status) == 0 && status.st_nlink == 0)
+        m->structure = true;
     for (unsigned i = 0; i < 2; i++) {
         const struct pack_head *head = (const struct pack_head *)m->cover;
         if (pack_read(m->pack->direct_fd, m->cover, GILD_PACK_PAGE_BYTES,
@@ -242,6 +248,10 @@ static int survey_groups(struct mend *m) {
 
 static bool block_elsewhere(struct mend *m, uint32_t group, uint32_t slot) {
     const struct pack_print *print = &m->print[group << 4 | slot];
+    uint8_t *into = m->out + slot * PACK_BLOCK_BYTES;
+    if (m->repair->block && m->repair->block(m->repair->context, print->fingerprint, into) &&
+        right_block(m, group, slot, into))
+        return true;
     uint64_t place = set_find_elsewhere(m->packs, m->pack->id, print->fingerprint);
     const uint8_t *block = m->other + gild_place_slot(place) * PACK_BLOCK_BYTES;
     if (!place ||
@@ -249,7 +259,7 @@ static bool block_elsewhere(struct mend *m, uint32_t group, uint32_t slot) {
                              m->other) != 0 ||
         !right_block(m, group, slot, block))
         return false;
-    memcpy(m->out + slot * PACK_BLOCK_BYTES, block, PACK_BLOCK_BYTES);
+    memcpy(into, block, PACK_BLOCK_BYTES);
     return true;
 }
 

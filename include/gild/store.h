@@ -110,10 +110,11 @@ int gild_store_check(struct gild_store *store, gild_check_found *found, void *co
                      struct gild_check_result *result, struct gild_error *error);
 
 /* Reads everything that is stored, past the page cache, and proves that it is what it was: packs
- * block by block against their SHA-256, maps, the log's blocks and nodes, the content hash of each
- * image version. What is damaged is repaired from any good copy, and quarantined where there is
- * none: nothing is deduplicated into it until a later import brings the same content and another
- * scrub heals it. Findings are what is (still) wrong, and what was repaired. */
+ * block by block against their SHA-256, maps, the log's blocks and nodes. A damaged pack is
+ * repaired from any good copy (in memory, in another pack, in the log); what has none is put in
+ * quarantine: nothing is deduplicated into it until a later import brings the same content and
+ * another scrub heals it. Findings are what is (still) wrong, and what was repaired. Guests go on
+ * meanwhile. Any thread but a reactor's; one at a time, -EBUSY else. */
 struct gild_scrub_options {
     uint64_t rate_bytes; /* read in a second, 0 = as fast as it can */
     bool dry_run;        /* only looks */
@@ -123,7 +124,7 @@ struct gild_scrub_options {
     void *context;
 };
 struct gild_scrub_result {
-    uint64_t read_bytes, packs, maps, disks, images;
+    uint64_t read_bytes, packs, maps, disks;
     uint64_t findings;        /* faults, repaired or not */
     uint64_t repaired_packs;  /* written anew */
     uint64_t repaired_groups; /* of them, whose content came from another copy */

@@ -239,7 +239,7 @@ mode="no store"
 unset GILD_STORE
 refused 2 image list
 export GILD_STORE=$work/store
-for words in '' store image desktop pool disk 'store init' 'store info' 'store check' \
+for words in '' store image desktop pool disk 'store init' 'store info' 'store check' 'store scrub' \
     {image,desktop,pool}' '{list,show,delete} 'image import' {desktop,pool}' create' \
     'disk '{uri,qemu,xml}; do
     # shellcheck disable=SC2086

@@ -171,6 +171,16 @@ static void check_lines(json_t *answer) {
     long long left = number(answer, "finding_count") - (long long)json_array_size(findings);
     if (left > 0)
         printf("and %lld more\n", left);
+    if (json_object_get(answer, "read_bytes")) {
+        char text[32];
+        printf(
+            "scrubbed %s: %lld disks, %lld maps, %lld packs: %lld faults, %lld packs repaired, "
+            "%lld groups of packs lost\n",
+            size_text(number(answer, "read_bytes"), text), number(answer, "disks"),
+            number(answer, "maps"), number(answer, "packs"), number(answer, "finding_count"),
+            number(answer, "repaired_packs"), number(answer, "lost_groups"));
+        return;
+    }
     printf("checked %lld disks, %lld maps, %lld packs, %lld segments, %lld blocks: %lld faults\n",
            number(answer, "disks"), number(answer, "maps"), number(answer, "packs"),
            number(answer, "segments"), number(answer, "blocks"), number(answer, "finding_count"));

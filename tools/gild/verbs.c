@@ -162,6 +162,21 @@ const struct verb verbs[] = {
              "is marked as lost and named, disk by disk; nothing is guessed. Stop the daemon "
              "first. If anything is lost, the exit code is 6.",
      .shape = SHAPE_CHECK},
+    {.noun = "store",
+     .name = "scrub",
+     .options = {{"rate", "rate", "SIZE", VALUE_SIZE, NULL, false,
+                  "the most that is read in a second; by default 64M"},
+                 {"dry-run", "dry_run", NULL, VALUE_FLAG, NULL, false,
+                  "only look: repair nothing"}},
+     .summary = "read everything, verify it, and repair what has another copy",
+     .text = "Reads every block that is stored and verifies it: packs against the SHA-256 of their "
+             "content, maps and the blocks that guests wrote against their checks. Guests go on "
+             "meanwhile. A damaged pack is repaired from any good copy; what has none is put in "
+             "quarantine, named with the images and desktops that it hits, and healed by a later "
+             "scrub once the same image was imported again. A scrub that is stopped keeps what it "
+             "has repaired. Exit code 0 if all is well or was repaired, 6 if anything is damaged "
+             "or lost.",
+     .shape = SHAPE_CHECK},
 
     {.noun = "image",
      .name = "import",

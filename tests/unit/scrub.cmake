@@ -1,0 +1,5 @@
+gild_test(scrub unit ${CMAKE_CURRENT_SOURCE_DIR}/unit/test_scrub.c
+          ${CMAKE_CURRENT_SOURCE_DIR}/unit/scrub_rig.c
+          ${CMAKE_CURRENT_SOURCE_DIR}/lib/store_rig.c
+          LIBS gild_vdi gild_disk gild_map gild_log gild_pack gild_cache gild_catalog gild_codec gild_io
+               gild_base PkgConfig::libxxhash)
