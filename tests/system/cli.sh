@@ -171,11 +171,16 @@ wrong_usage() {
     refused 2 desktop delete d1
     refused 2 pool delete p
     refused 2 desktop list --dry-run
+    refused 2 store scrub --rate 0
+    refused 2 store scrub --rate fast
 }
 
 good_verbs() {
     is '.id | length == 36' store info
     is '.clean and .finding_count == 0 and .findings == []' store check
+    is '.clean and .findings == [] and .packs == 1 and .maps == 1 and .disks == 6 and .lost_groups == 0
+        and .read_bytes >= 4194304' store scrub --rate 1G
+    is '.clean and .dry_run' store scrub --dry-run
     is 'type == "array" and length == 1 and .[0].image == "img@1"' image list
     is 'length == 1' image list img
     is '.image == "img@1" and .name == "img" and .version == 1 and .path == "images/img@1"
@@ -336,6 +341,59 @@ interrupted() { # nothing is left of an import that was stopped
 }
 packs_kb=$(du -sk "$work/store/packs" | cut -f1)
 unchanged "an import that Ctrl-C breaks off" interrupted
+
+# ---- rot -----------------------------------------------------------------------------------------
+scrub_stopped() { # Ctrl-C ends a slow one at once
+    local pid status=0
+    "$GILD" store scrub --rate 16K >"$work/out" 2>"$work/err" &
+    pid=$!
+    asked() { [ -n "$(find "/proc/$pid/fd" -lname 'socket:*' 2>/dev/null)" ] || process_gone "$pid"; }
+    wait_until 10 asked || fail "the scrub did not begin"
+    ! process_gone "$pid" || fail "a slow scrub ended at once: $(cat "$work/out" "$work/err")"
+    kill -INT "$pid"
+    wait "$pid" || status=$?
+    [ "$status" = 1 ] || fail "an interrupted scrub: exit code $status: $(cat "$work/err")"
+    ended() { gild store scrub --rate 1G --dry-run >/dev/null 2>&1 || [ "$?" != 4 ]; }
+    wait_until 10 ended || fail "the daemon goes on with an interrupted scrub"
+}
+rot() { # flips bytes in the first group of the store's pack
+    local pack
+    pack=$(ls "$GILD_STORE"/packs/*.pack)
+    [ "$(wc -l <<<"$pack")" = 1 ] || fail "not one pack: $pack"
+    printf 'rotten' | dd of="$pack" bs=1 seek=4500 conv=notrunc status=none
+}
+lost() { # VERB: the same finding, whoever looks
+    local status=0
+    gild -o json store $1 >"$work/out" 2>"$work/err" || status=$?
+    [ "$status" = 6 ] || fail "store $1 of a rotten store: exit code $status: $(cat "$work/err")"
+    jq -e '.clean == false and .error.code == "corrupt" and (.findings | length) == 1 and (.findings[0] |
+        .kind == "lost" and (.message | contains("image img@1")) and .disks[0].disk == "images/img@1"
+        and .disks[0].ranges[0].blocks > 0)' "$work/out" >/dev/null || fail "store $1: $(cat "$work/out")"
+    jq -c .findings "$work/out"
+}
+GILD_STORE=$work/rotten
+gild store init >/dev/null
+gild image import img "$work/good.raw" >/dev/null
+gild desktop create d1 --image img >/dev/null
+rot
+gild store scrub --rate 1G >/dev/null 2>&1 && fail "a scrub of a rotten store is content"
+"$GILDD" --store "$GILD_STORE" --nbd "unix:$work/nbd.sock" 2>"$work/daemon" &
+daemon=$!
+daemon_answers() { [ -S "$GILD_STORE/control.sock" ]; }
+wait_until 30 daemon_answers || fail "no daemon: $(cat "$work/daemon")"
+scrub_stopped
+online=$(lost check)
+[ "$(lost "scrub --rate 1G")" = "$online" ] || fail "check and scrub of a served store differ"
+kill "$daemon"
+wait "$daemon" || fail "the daemon of a rotten store did not end well"
+[ "$(lost check)" = "$online" ] && [ "$(lost "scrub --rate 1G")" = "$online" ] ||
+    fail "without the daemon a check or a scrub says something else than: $online"
+is '.image == "img@2"' image import img "$work/good.raw"
+is '.clean and .repaired_groups > 0 and .lost_groups == 0' store scrub --rate 1G
+is '.clean' store check
+passed "a rotten pack is named, with a daemon and without, and healed by another import"
+rm -rf "$work/rotten"
+GILD_STORE=$work/store
 
 # ---- a full disk ---------------------------------------------------------------------------------
 full_disk() {
