@@ -104,6 +104,8 @@ static bool locate(struct preload *p, struct want *want) {
 
 static void locate_all(struct preload *p) {
     size_t kept = 0;
+    if (!p->count)
+        return;
     qsort(p->wants, p->count, sizeof *p->wants, by_leaf);
     for (size_t i = 0; i < p->count; i++) {
         struct want want = p->wants[i];

@@ -298,7 +298,8 @@ static int gather(struct reader *readers, size_t count, struct log_scan *scan) {
         at += readers[i].count;
         scan->segments += readers[i].begun_segments;
     }
-    qsort(scan->batches, scan->count, sizeof *scan->batches, by_order);
+    if (scan->count)
+        qsort(scan->batches, scan->count, sizeof *scan->batches, by_order);
     return 0;
 }
 
