@@ -282,6 +282,8 @@ static int check_map(struct check *check, uint64_t map_id) {
                          "%s needs pack %08" PRIx32 ", which the catalogue does not know", object,
                          check->map->packs[i]);
     int broken = gild_sealed_open(&sealed, path, check->store->id, map_id, &error);
+    if (broken && broken != -ENOENT && error.code != GILD_CORRUPT)
+        return broken; /* memory, descriptors: it says nothing of the file */
     if (!record || broken) {
         int err = damage_of_map(check->damage, map_id, NULL, &hits);
         if (!record)

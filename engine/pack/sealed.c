@@ -37,15 +37,21 @@ static int refuse(struct gild_error *error, int err, const char *path) {
     case ENOTSUP:
         return gild_fail(error, GILD_FAILED, ENOTSUP,
                          "the pack %s was written by a newer gild; open the store with that", path);
+    case ENOENT:
+        return gild_fail(error, GILD_CORRUPT, EUCLEAN,
+                         "the pack %s is missing: put it back, or run `gild store check --repair`",
+                         path);
     case ESTALE:
         return gild_fail(error, GILD_CORRUPT, EUCLEAN,
-                         "the file %s is a pack of another store or another number; put the right "
-                         "file back",
+                         "the file %s is a pack of another store or another number: put the right "
+                         "one back, or run `gild store check --repair`",
                          path);
     case EBADMSG:
     case EUCLEAN:
         return gild_fail(error, GILD_CORRUPT, -err,
-                         "the pack %s is damaged or cut short; restore it from a backup", path);
+                         "the pack %s is damaged or cut short: restore it from a backup, or run "
+                         "`gild store check --repair`",
+                         path);
     default:
         return gild_fail(error, gild_code_of_errno(-err), -err, "the pack %s can not be read: %s",
                          path, strerror(-err));
