@@ -14,6 +14,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/resource.h>
 #include <time.h>
 #include <unistd.h>
 
@@ -66,6 +67,13 @@ static double now_ms(void) {
     struct timespec now;
     clock_gettime(CLOCK_MONOTONIC, &now);
     return (double)now.tv_sec * 1e3 + (double)now.tv_nsec / 1e6;
+}
+
+static double cpu_ms(void) {
+    struct rusage usage;
+    getrusage(RUSAGE_SELF, &usage);
+    return (double)(usage.ru_utime.tv_sec + usage.ru_stime.tv_sec) * 1e3 +
+           (double)(usage.ru_utime.tv_usec + usage.ru_stime.tv_usec) / 1e3;
 }
 
 /* splitmix64 (Steele, Lea, Flood 2014). */
@@ -271,8 +279,9 @@ static void look(struct bench *bench) {
     const struct plan *plan = &bench->plan;
     struct request *request;
     uint8_t expected[GILD_BLOCK_BYTES];
-    double begun = now_ms();
+    double begun = now_ms(), cpu = cpu_ms();
     open_store(bench);
+    cpu = cpu_ms() - cpu;
     double opened = now_ms();
     struct where first = where_of(plan, plan->writes - 1);
     open_disk(bench, first.disk);
@@ -293,10 +302,10 @@ static void look(struct bench *bench) {
         if (memcmp(expected, request->bytes, sizeof expected) != 0)
             fail(gild_disk_path(bench->disks[where.disk]), "a block is not what was written last");
     }
-    printf("{\"open_ms\": %.1f, \"served_ms\": %.1f, \"batches\": %" PRIu64
+    printf("{\"open_ms\": %.1f, \"served_ms\": %.1f, \"cpu_ms\": %.1f, \"batches\": %" PRIu64
            ", \"log_bytes\": %" PRIu64 ", \"used_bytes\": %" PRIu64 ", \"pack_bytes\": %" PRIu64
            ", \"desktops\": %" PRIu64 "}\n",
-           opened - begun, served - begun, info.recovered_batches, info.recovered_bytes,
+           opened - begun, served - begun, cpu, info.recovered_batches, info.recovered_bytes,
            info.used_bytes, info.pack_bytes, info.desktops);
     fflush(stdout);
     _exit(0);

@@ -15,15 +15,18 @@
 #include "io/file.h"
 
 #define READERS 8u
-#define ROUND_BLOCKS 8192u /* in memory at once */
+#define ROUND_BLOCKS 3072u /* in memory at once */
 #define RUN_MOST 256u      /* blocks of one read */
 #define GAP_MOST 8u        /* blocks that are read for nothing rather than begin another */
 #define FILL_LEAVES 64u    /* of a trim, that are worth it */
 
-struct want {
+struct leaf_name {
     uint64_t delta_id, leaf;
-    struct gild_disk *disk; /* once its place is known */
-    uint64_t place;
+};
+
+struct want {
+    struct gild_disk *disk;
+    uint64_t leaf, place;
     bool good;
 };
 
@@ -34,8 +37,10 @@ struct run {
 
 struct preload {
     struct replay *replay;
+    struct leaf_name *names;
+    size_t name_count, room;
     struct want *wants;
-    size_t count, room;
+    size_t count;
     struct run *runs;
     size_t run_count;
     uint8_t *memory;
@@ -43,18 +48,18 @@ struct preload {
 };
 
 static int want_leaf(struct preload *p, uint64_t delta_id, uint64_t leaf) {
-    const struct want *last = p->count ? &p->wants[p->count - 1] : NULL;
+    const struct leaf_name *last = p->name_count ? &p->names[p->name_count - 1] : NULL;
     if (last && last->delta_id == delta_id && last->leaf == leaf)
         return 0;
-    if (p->count == p->room) {
+    if (p->name_count == p->room) {
         size_t room = p->room ? 2 * p->room : 4096;
-        struct want *grown = realloc(p->wants, room * sizeof *grown);
+        struct leaf_name *grown = realloc(p->names, room * sizeof *grown);
         if (!grown)
             return -ENOMEM;
-        p->wants = grown;
+        p->names = grown;
         p->room = room;
     }
-    p->wants[p->count++] = (struct want){.delta_id = delta_id, .leaf = leaf};
+    p->names[p->name_count++] = (struct leaf_name){delta_id, leaf};
     return 0;
 }
 
@@ -77,7 +82,7 @@ static int want_batch(void *context, const struct gild_batch_header *header, con
 }
 
 static int by_leaf(const void *a, const void *b) {
-    const struct want *x = a, *y = b;
+    const struct leaf_name *x = a, *y = b;
     if (x->delta_id != y->delta_id)
         return x->delta_id < y->delta_id ? -1 : 1;
     return x->leaf < y->leaf ? -1 : x->leaf > y->leaf;
@@ -89,10 +94,11 @@ static int by_place(const void *a, const void *b) {
 }
 
 /* Where a leaf is that is not in memory; false: nowhere, or it can not be said. */
-static bool locate(struct preload *p, struct want *want) {
+static bool locate(struct preload *p, const struct leaf_name *name, struct want *want) {
     struct gild_map_need need;
     uint64_t ref;
-    if (recovery_disk(p->replay, want->delta_id, &want->disk) != 0 ||
+    *want = (struct want){.leaf = name->leaf};
+    if (recovery_disk(p->replay, name->delta_id, &want->disk) != 0 ||
         want->leaf >= (uint64_t)want->disk->map.dir_count * GILD_DIR_REFS)
         return false;
     while (gild_delta_look(&want->disk->map, want->leaf, &ref, &need) == GILD_MAP_NEED_NODE)
@@ -102,20 +108,23 @@ static bool locate(struct preload *p, struct want *want) {
     return !gild_ref_is_page(ref) && gild_place_type(ref) == GILD_PLACE_LOG;
 }
 
-static void locate_all(struct preload *p) {
-    size_t kept = 0;
-    if (!p->count)
-        return;
-    qsort(p->wants, p->count, sizeof *p->wants, by_leaf);
-    for (size_t i = 0; i < p->count; i++) {
-        struct want want = p->wants[i];
-        if (i && by_leaf(&want, &p->wants[i - 1]) == 0)
-            continue;
-        if (locate(p, &want))
-            p->wants[kept++] = want;
-    }
-    p->count = kept;
-    qsort(p->wants, p->count, sizeof *p->wants, by_place);
+static int locate_all(struct preload *p) {
+    size_t names = 0;
+    if (!p->name_count)
+        return 0;
+    qsort(p->names, p->name_count, sizeof *p->names, by_leaf);
+    for (size_t i = 0; i < p->name_count; i++)
+        if (!i || by_leaf(&p->names[i], &p->names[names - 1]) != 0)
+            p->names[names++] = p->names[i];
+    p->wants = malloc(names * sizeof *p->wants);
+    if (!p->wants)
+        return -ENOMEM;
+    for (size_t i = 0; i < names; i++)
+        if (locate(p, &p->names[i], &p->wants[p->count]))
+            p->count++;
+    if (p->count)
+        qsort(p->wants, p->count, sizeof *p->wants, by_place);
+    return 0;
 }
 
 /* ---- reading --------------------------------------------------------------------------------- */
@@ -136,7 +145,8 @@ static void read_run(void *context, unsigned thread, size_t number) {
     for (uint32_t i = run->first; i < run->first + run->count; i++) {
         struct want *want = &p->wants[i];
         const uint8_t *node = to + (size_t)(want->place - place) * GILD_LOG_BLOCK;
-        want->good = gild_delta_node_verify(node, GILD_NODE_LEAF, want->delta_id, want->leaf) == 0;
+        want->good =
+            gild_delta_node_verify(node, GILD_NODE_LEAF, want->disk->delta_id, want->leaf) == 0;
     }
 }
 
@@ -190,17 +200,18 @@ void preload_leaves(struct replay *replay) {
     struct preload p = {.replay = replay};
     int err = gild_log_again(replay->store->recovered, want_batch, &p);
     if (!err)
-        locate_all(&p);
+        err = locate_all(&p);
     if (!err && p.count > 1) {
         p.round_blocks = p.count < ROUND_BLOCKS / (GAP_MOST + 1)
                              ? (uint32_t)p.count * (GAP_MOST + 1)
                              : ROUND_BLOCKS;
         p.memory = gild_file_buffer((size_t)p.round_blocks * GILD_LOG_BLOCK);
-        p.runs = malloc(ROUND_BLOCKS * sizeof *p.runs);
+        p.runs = malloc(p.round_blocks * sizeof *p.runs);
         for (size_t next = 0; p.memory && p.runs && next < p.count;)
             next = round_from(&p, next);
     }
     free(p.memory);
     free(p.runs);
     free(p.wants);
+    free(p.names);
 }

@@ -1,6 +1,6 @@
 /* See scan.h.
  *
- *   segments --(each to one thread)--> window of 4 MiB over its file --> header? -> keep, verify
+ *   segments --(each to one thread)--> window of 2 MiB over its file --> header? -> keep, verify
  * payload none?   -> look for the next
  *
  * A segment is read from front to back through a window that is filled as far as it goes, so that
@@ -25,7 +25,7 @@
 #include "io/file.h"
 
 #define READERS 4u
-#define WINDOW_BLOCKS 1024u
+#define WINDOW_BLOCKS 512u
 #define CHUNK_BYTES (256u << 10)
 
 struct log_chunk {

@@ -11,6 +11,7 @@
 #include "base/bytes.h"
 #include "base/checked.h"
 #include "base/log.h"
+#include "base/parallel.h"
 #include "base/prng.h"
 #include "base/queue.h"
 #include "gild/error.h"
@@ -277,6 +278,33 @@ static void test_mailbox_keeps_each_posters_order_and_loses_nothing(void) {
     CU_ASSERT_EQUAL(wakes, sleeps);
 }
 
+struct pieces {
+    unsigned threads;
+    _Atomic unsigned done[100], strangers;
+};
+
+static void one_piece(void *context, unsigned thread, size_t piece) {
+    struct pieces *pieces = context;
+    pieces->done[piece]++;
+    pieces->strangers += thread >= pieces->threads;
+}
+
+static void test_pieces_are_done_once_each_however_many_threads(void) {
+    static const unsigned threads[] = {0, 1, 2, 5, 99}, counts[] = {0, 1, 3, 100};
+    for (unsigned t = 0; t < 5; t++)
+        for (unsigned c = 0; c < 4; c++) {
+            struct pieces pieces = {.threads = threads[t] ? threads[t] : 1};
+            unsigned wrong = 0;
+            if (pieces.threads > GILD_PARALLEL_MOST)
+                pieces.threads = GILD_PARALLEL_MOST;
+            gild_parallel(threads[t], counts[c], one_piece, &pieces);
+            for (unsigned i = 0; i < 100; i++)
+                wrong += pieces.done[i] != (i < counts[c]);
+            CU_ASSERT_EQUAL(wrong, 0);
+            CU_ASSERT_EQUAL(pieces.strangers, 0);
+        }
+}
+
 int main(void) {
     if (CU_initialize_registry() != CUE_SUCCESS)
         return 1;
@@ -295,6 +323,7 @@ int main(void) {
     CU_ADD_TEST(suite, test_prng_replays_and_spreads);
     CU_ADD_TEST(suite, test_list_keeps_order_and_removal);
     CU_ADD_TEST(suite, test_mailbox_keeps_each_posters_order_and_loses_nothing);
+    CU_ADD_TEST(suite, test_pieces_are_done_once_each_however_many_threads);
     CU_basic_set_mode(CU_BRM_NORMAL);
     CU_basic_run_tests();
     unsigned failures = CU_get_number_of_failures();

@@ -490,6 +490,45 @@ static void test_dropped_deltas_free_their_segments(void) {
     remove_store();
 }
 
+/* Writes 32 MiB, each 64 KiB flushed, and ends without a close: how much of the log does the next
+ * start read? */
+static uint64_t unsettled_after(uint64_t checkpoint_log_bytes) {
+    struct gild_store_options options = {.threads = 1,
+                                         .checkpoint_log_bytes = checkpoint_log_bytes};
+    struct gild_store *store = NULL;
+    struct gild_store_info info;
+    struct gild_error error = {0};
+    int status;
+    make_store(0);
+    store = open_store(1);
+    make_deltas(store, (uint64_t)32 << 20, 1);
+    CU_ASSERT_EQUAL(gild_store_close(store, &error), 0);
+    pid_t child = fork();
+    if (child == 0) {
+        struct call *call = calloc(1, sizeof *call);
+        uint8_t *buffer = calloc(1, 65536);
+        if (gild_store_open(directory, &options, &store, &error))
+            _exit(1);
+        struct gild_disk *disk = open_delta(store, 1);
+        for (uint64_t at = 0; at < (uint64_t)32 << 20; at += 65536)
+            if (run(call, disk, GILD_OP_WRITE, at, 65536, buffer, GILD_OP_FUA))
+                _exit(2);
+        _exit(0);
+    }
+    waitpid(child, &status, 0);
+    CU_ASSERT_EQUAL_FATAL(status, 0);
+    store = open_store(1);
+    CU_ASSERT_EQUAL(gild_store_get_info(store, &info, &error), 0);
+    CU_ASSERT_EQUAL(gild_store_close(store, &error), 0);
+    remove_store();
+    return info.recovered_bytes;
+}
+
+static void test_an_option_bounds_the_unsettled_log(void) {
+    CU_ASSERT_TRUE(unsettled_after((uint64_t)1 << 40) >= (uint64_t)32 << 20);
+    CU_ASSERT_TRUE(unsettled_after((uint64_t)1 << 18) < (uint64_t)32 << 20);
+}
+
 /* A full store refuses writes with ENOSPC, keeps what it acknowledged, and goes on after space is
  * made. */
 static void test_a_full_store_refuses_and_keeps(void) {
@@ -574,6 +613,8 @@ int main(void) {
                 test_a_second_owner_and_a_second_door_are_refused);
     CU_add_test(suite, "D4: what a deleted disk held is freed",
                 test_dropped_deltas_free_their_segments);
+    CU_add_test(suite, "an option bounds what a start after a crash reads",
+                test_an_option_bounds_the_unsettled_log);
     CU_add_test(suite, "D6: a lost catalogue is refused", test_a_lost_catalogue_is_refused);
     CU_add_test(suite, "D7: a full store refuses and keeps", test_a_full_store_refuses_and_keeps);
     CU_basic_set_mode(CU_BRM_VERBOSE);
