@@ -253,8 +253,8 @@ static void unknown_packs_and_groups_are_refused(void) {
     CU_ASSERT_EQUAL(gild_pack_table_page(rig.packs, 1, 7, &where), -EUCLEAN);
     CU_ASSERT_EQUAL(gild_pack_table_page(rig.packs, 2, 0, &where), -ENOENT);
     CU_ASSERT_EQUAL(gild_pack_table_page(rig.packs, UINT32_MAX, 0, &where), -ENOENT);
-    CU_ASSERT_EQUAL(gild_packs_add(rig.packs, 9, &error), -ENOENT);
-    CU_ASSERT_EQUAL(error.code, GILD_NOT_FOUND);
+    CU_ASSERT_EQUAL(gild_packs_add(rig.packs, 9, &error), -EUCLEAN);
+    CU_ASSERT_EQUAL(error.code, GILD_CORRUPT);
     CU_ASSERT_EQUAL(gild_packs_add(rig.packs, 1, &error), -EEXIST);
     CU_ASSERT_EQUAL(gild_packs_remove(rig.packs, 9, &error), -ENOENT);
     CU_ASSERT_EQUAL(gild_packs_remove(rig.packs, 1, &error), 0);
