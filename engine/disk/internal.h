@@ -122,10 +122,9 @@ void collect_release(struct gild_store *store);
 
 /* lost.c: groups of packs that are known to be lost (quarantine). */
 int lost_load(struct gild_store *store, struct gild_error *error);
-/* Exactly these groups of the pack are lost, and its record is this, in one transaction. 0 or
- * -errno. */
-int lost_write(struct gild_store *store, uint32_t pack_id, const uint32_t *groups, size_t count,
-               const struct gild_rec_pack *record);
+/* Exactly these groups of the pack are lost, and its record is of the file that there is now, in
+ * one transaction. 0 or -errno. */
+int lost_write(struct gild_store *store, uint32_t pack_id, const uint32_t *groups, size_t count);
 /* With a pack that goes. */
 int lost_forget(struct gild_txn *txn, uint32_t pack_id);
 /* Calls back for each range, ascending by pack and group. */

@@ -89,17 +89,22 @@ static int put_parts(struct gild_txn *txn, uint32_t pack_id, const uint32_t *gro
     return err;
 }
 
-int lost_write(struct gild_store *store, uint32_t pack_id, const uint32_t *groups, size_t count,
-               const struct gild_rec_pack *record) {
+int lost_write(struct gild_store *store, uint32_t pack_id, const uint32_t *groups, size_t count) {
+    struct gild_pack_facts facts;
     struct gild_txn *txn;
-    int err = gild_txn_begin(store->catalog, true, &txn);
+    int err = gild_pack_get_facts(store->packs, pack_id, &facts);
+    if (err)
+        return err;
+    free(facts.group_blocks);
+    const struct gild_rec_pack record = {facts.file_bytes, facts.groups, facts.blocks};
+    err = gild_txn_begin(store->catalog, true, &txn);
     if (err)
         return err;
     err = lost_forget(txn, pack_id);
     if (!err)
         err = put_parts(txn, pack_id, groups, count);
     if (!err)
-        err = gild_rec_put_pack(txn, pack_id, record);
+        err = gild_rec_put_pack(txn, pack_id, &record);
     if (err) {
         gild_txn_abort(txn);
         return err;

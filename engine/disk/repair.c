@@ -183,7 +183,7 @@ int repair_superblock(struct repair *repair, const char *directory, struct super
     return err;
 }
 
-/* ---- catalogue and packs ----------------------------------------------------------------------
+/* ---- catalogue ----------------------------------------------------------------------
  */
 
 int repair_catalogue(struct gild_store *store, const char *folder,
@@ -216,19 +216,6 @@ int repair_catalogue(struct gild_store *store, const char *folder,
     return 0;
 }
 
-int repair_pack(struct gild_store *store, uint32_t pack_id, struct gild_error *error) {
-    struct gild_error why = {0};
-    int err = gild_packs_add(store->packs, pack_id, &why);
-    if (!err)
-        return 0;
-    if (why.code != GILD_CORRUPT && err != -ENOENT) {
-        *error = why;
-        return err;
-    }
-    err = ids_add(&store->repair->lost_packs, pack_id);
-    return err ? repair_fail(store, err, "a pack can not be noted", error) : 0;
-}
-
 /* ---- the steps --------------------------------------------------------------------------------
  */
 
@@ -237,6 +224,8 @@ int repair_look(struct gild_store *store, struct gild_error *error) {
     if (err)
         return repair_fail(store, err, "the names of disks can not be read", error);
     err = repair_segments(store, error);
+    if (!err)
+        err = repair_packs(store, error);
     if (!err)
         err = repair_maps(store, error);
     if (!err)

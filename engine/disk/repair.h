@@ -43,6 +43,8 @@ struct repair {
     bool stop;                  /* a dry run that sees no further */
     uint64_t to_do;             /* what is not as a repair would leave it */
     struct ids lost_packs;      /* sorted */
+    struct ids damaged_packs;   /* to be written anew */
+    struct ids lost_groups;     /* in quarantine, sorted: pack << 32 | group */
     bool segment_missing;       /* one that guests' writes may have been in above the checkpoint */
     struct named *names;
     size_t name_count, name_room;
@@ -77,10 +79,17 @@ int repair_superblock(struct repair *repair, const char *directory, struct super
                       int *lock_fd, struct gild_error *error);
 int repair_catalogue(struct gild_store *store, const char *folder,
                      const struct gild_catalog_options *options, struct gild_error *error);
-int repair_pack(struct gild_store *store, uint32_t pack_id, struct gild_error *error);
 int repair_look(struct gild_store *store, struct gild_error *error);
 int repair_orphans(struct gild_store *store, struct gild_error *error);
 int repair_fix(struct gild_store *store, struct gild_error *error);
+
+/* ---- repair_packs.c --------------------------------------------------------------------------
+ */
+
+int repair_pack(struct gild_store *store, uint32_t pack_id, struct gild_error *error);
+int repair_packs(struct gild_store *store, struct gild_error *error);
+/* Adds the blocks of a map that lie in groups which are known to be lost. */
+int repair_lost_in_packs(struct gild_store *store, uint64_t map_id, struct range_set *lost);
 
 /* ---- repair_maps.c --------------------------------------------------------------------------- */
 

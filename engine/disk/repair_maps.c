@@ -109,6 +109,8 @@ static int repair_map(struct gild_store *store, uint64_t map_id, struct gild_rec
                    repair_map_name(repair, map_id, text), mended.lost_blocks);
     if (!err) {
         err = forget_packs(store, map_id, record);
+        if (!err)
+            err = repair_lost_in_packs(store, map_id, &pass.lost);
         if (!err && pass.lost.count)
             err = keep_losses(repair, map_id, &pass.lost);
         if (err)

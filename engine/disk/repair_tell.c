@@ -185,4 +185,6 @@ void repair_free(struct repair *repair) {
     free(repair->maps);
     free(repair->tail);
     free(repair->lost_packs.id);
+    free(repair->damaged_packs.id);
+    free(repair->lost_groups.id);
 }

@@ -115,28 +115,27 @@ static int list_all(struct scrub *scrub) {
     return err;
 }
 
-static int scrub_all(struct scrub *scrub, bool packs_only) {
+static int scrub_all(struct scrub *scrub) {
     int err = list_all(scrub);
     if (!err)
         err = scrub_look_at_packs(scrub);
     if (!err)
         err = scrub_repair_packs(scrub);
-    if (!err && !packs_only) {
+    if (!err)
         err = scrub_maps(scrub);
-        if (!err)
-            err = scrub_want(scrub);
-        if (!err)
-            err = scrub_log(scrub);
-        if (!err)
-            err = scrub_repair_wanted(scrub);
-    }
+    if (!err)
+        err = scrub_want(scrub);
+    if (!err)
+        err = scrub_log(scrub);
+    if (!err)
+        err = scrub_repair_wanted(scrub);
     /* What was repaired and lost up to here is told, however it ended. */
     int told = scrub_tell_packs(scrub);
     return err ? err : told;
 }
 
 static int scrub_run(struct gild_store *store, const struct gild_scrub_options *options,
-                     struct gild_scrub_result *result, bool packs_only, struct gild_error *error) {
+                     struct gild_scrub_result *result, struct gild_error *error) {
     struct scrub scrub = {
         .store = store,
         .options = options,
@@ -151,7 +150,7 @@ static int scrub_run(struct gild_store *store, const struct gild_scrub_options *
         return gild_fail(error, GILD_BUSY, EBUSY,
                          "a scrub of store %s is running already; wait for it, or stop it",
                          store->directory);
-    int err = scrub_all(&scrub, packs_only);
+    int err = scrub_all(&scrub);
     atomic_store(&store->scrubbing, false);
     scrub_free_packs(&scrub);
     free(scrub.packs.id);
@@ -174,11 +173,5 @@ int gild_store_scrub(struct gild_store *store, const struct gild_scrub_options *
                      struct gild_scrub_result *result, struct gild_error *error) {
     memset(result, 0, sizeof *result);
     int err = gild_store_checkpoint(store, error);
-    return err ? err : scrub_run(store, options, result, false, error);
-}
-
-int gild_store_repair_packs(struct gild_store *store, gild_check_found *found, void *context,
-                            struct gild_scrub_result *result, struct gild_error *error) {
-    const struct gild_scrub_options options = {.found = found, .context = context};
-    return scrub_run(store, &options, result, true, error);
+    return err ? err : scrub_run(store, options, result, error);
 }

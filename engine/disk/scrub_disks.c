@@ -17,7 +17,8 @@
 #define RUN_READ_BLOCKS 64u /* of the log, in one read */
 /* Of one disk, before segments may be recycled again. */
 #define HOLD_BYTES_MAX ((uint64_t)256 << 20)
-#define HOLD_BYTES_MIN ((uint64_t)1 << 20)
+#define HOLD_BYTES_MIN ((uint64_t)256 << 10)
+#define HOLDS_PER_SECOND 64u /* at the rate that is allowed; each costs the nodes above a leaf */
 
 static int tell_blocks(struct scrub *scrub, const char *object, const char *kind,
                        const struct hits *hits, const char *advice, const char *what) {
@@ -265,8 +266,10 @@ static int scrub_part(struct delta_scrub *delta, struct gild_rec_delta *record) 
                                   .context = delta};
     uint64_t rate = delta->scrub->options->rate_bytes, hold = HOLD_BYTES_MAX;
     struct gild_txn *txn;
-    if (rate && rate * 2 < hold)
-        hold = rate * 2 < HOLD_BYTES_MIN ? HOLD_BYTES_MIN : rate * 2;
+    if (rate && rate / HOLDS_PER_SECOND < hold)
+        hold = rate / HOLDS_PER_SECOND;
+    if (hold < HOLD_BYTES_MIN)
+        hold = HOLD_BYTES_MIN;
     delta->hold_until = delta->scrub->result->read_bytes + hold;
     /* Before the record is read: what it names then is not recycled. */
     atomic_fetch_add(&store->checks, 1);

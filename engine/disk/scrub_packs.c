@@ -53,20 +53,6 @@ static int read_quarantine(struct look *look) {
     return err;
 }
 
-/* The catalogue's record says what file there is now, and exactly these groups are lost. */
-static int settle(struct gild_store *store, uint32_t pack_id, const uint32_t *lost, size_t count) {
-    struct gild_pack_facts facts;
-    struct gild_rec_pack record = {0};
-    int err = gild_pack_get_facts(store->packs, pack_id, &facts);
-    if (err)
-        return err;
-    free(facts.group_blocks);
-    record.file_bytes = facts.file_bytes;
-    record.groups = facts.groups;
-    record.blocks = facts.blocks;
-    return lost_write(store, pack_id, lost, count, &record);
-}
-
 static int add_ill(struct scrub *scrub, struct look *look) {
     struct scrub_ill *grown = realloc(scrub->ill, (scrub->ill_count + 1) * sizeof *grown);
     if (!grown)
@@ -116,7 +102,7 @@ static int look_at(struct scrub *scrub, uint32_t pack_id) {
         if (look.faults.total)
             err = add_ill(scrub, &look);
         else if (look.lost.count && !scrub->options->dry_run) { /* it was healed already */
-            err = settle(scrub->store, pack_id, NULL, 0);
+            err = lost_write(scrub->store, pack_id, NULL, 0);
             if (!err)
                 err = gild_packs_set_lost(scrub->store->packs, pack_id, NULL, 0);
         }
@@ -185,7 +171,7 @@ static int repair(struct scrub *scrub, struct scrub_ill *ill) {
     int err = ends(ill->trouble) ? ill->trouble : 0;
     /* Also where the rewrite failed: what is lost is known all the same. */
     if (done.lost && !err)
-        err = settle(store, ill->pack_id, done.lost, done.lost_count);
+        err = lost_write(store, ill->pack_id, done.lost, done.lost_count);
     ill->lost.count = done.lost ? 0 : ill->lost.count;
     for (uint32_t i = 0; i < done.lost_count && !err; i++)
         err = ids_add(&ill->lost, done.lost[i]);

@@ -134,11 +134,6 @@ struct gild_scrub_result {
 int gild_store_scrub(struct gild_store *store, const struct gild_scrub_options *options,
                      struct gild_scrub_result *result, struct gild_error *error);
 
-/* The part of a scrub that is packs, as fast as it can: for a repair, also of a store whose
- * reactors do not run yet. */
-int gild_store_repair_packs(struct gild_store *store, gild_check_found *found, void *context,
-                            struct gild_scrub_result *result, struct gild_error *error);
-
 /* ---- repair --------------------------------------------------------------------------------- */
 
 /* What a repair says as it goes; any of the calls may be NULL. */

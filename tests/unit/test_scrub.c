@@ -198,6 +198,33 @@ static void a_guests_rotten_block_is_named_until_it_is_overwritten(void) {
     scrub_rig_end(&rig);
 }
 
+static void a_bounded_scrub_lets_go_in_between(void) {
+    struct scrub_rig rig;
+    struct scrub_said slow = {0};
+    uint8_t *bytes = gild_file_buffer(4096);
+    const struct gild_scrub_options how = {
+        .rate_bytes = 16u << 20, .found = scrub_rig_found, .context = &slow};
+    scrub_rig_begin(&rig);
+    for (uint64_t block = IMAGE_BLOCKS; block < 4096; block += 10) {
+        scrub_rig_written(block, bytes);
+        scrub_rig_write(&rig, "desktops/d2/os", block, bytes);
+    }
+    scrub_rig_close(&rig);
+    CU_ASSERT_EQUAL(scrub_rig_rot(&rig, "log", bytes), 1); /* the last of them */
+    scrub_rig_open(&rig);
+    struct scrub_said fast = scrub_rig_scrub(&rig);
+    expect(&fast, -EUCLEAN, 0, 1, 0);
+    says(&fast, "it hits desktop d2 (block 4090)");
+    slow.result = gild_store_scrub(rig.store, &how, &slow.counts, &slow.error);
+    expect(&slow, -EUCLEAN, 0, 1, 0);
+    CU_ASSERT_STRING_EQUAL(slow.text, fast.text);
+    /* Each time it takes hold again it reads the nodes above where it goes on, and nothing else. */
+    uint64_t again = slow.counts.read_bytes - fast.counts.read_bytes;
+    CU_ASSERT(again >= 4 * 4096 && again <= 24 * 4096 && again % 4096 == 0);
+    free(bytes);
+    scrub_rig_end(&rig);
+}
+
 /* ---- the log's lines --------------------------------------------------------------------------
  */
 
@@ -240,6 +267,96 @@ static void a_loop_of_bad_reads_is_no_flood(void) {
     CU_ASSERT(times(text, "\n") < 6);
     unlink(path);
     free(text);
+    free(bytes);
+    scrub_rig_end(&rig);
+}
+
+/* ---- a store that does not open ----------------------------------------------------------------
+ */
+
+struct told {
+    unsigned repaired, quarantined;
+    uint64_t image, written, other; /* blocks that are lost: of win@1, d1, d2 */
+    char text[1024];
+};
+
+static void told_repaired(void *context, const char *sentence) {
+    struct told *told = context;
+    told->repaired++;
+    snprintf(told->text, sizeof told->text, "%s", sentence);
+}
+
+static void told_lost(void *context, const char *disk, uint64_t first, uint64_t blocks) {
+    struct told *told = context;
+    CU_ASSERT(first >= GROUP && first + blocks <= 2 * GROUP);
+    *(!strcmp(disk, "images/win@1")     ? &told->image
+      : !strcmp(disk, "desktops/d1/os") ? &told->written
+                                        : &told->other) += blocks;
+}
+
+static void told_quarantined(void *context, const char *disk, const char *why) {
+    (void)disk, (void)why;
+    ((struct told *)context)->quarantined++;
+}
+
+static struct told repair(struct scrub_rig *rig, bool dry_run) {
+    struct told told = {0};
+    struct gild_error error = {0};
+    struct gild_repair_result result;
+    const struct gild_repair_report report = {told_repaired, told_lost, told_quarantined, &told};
+    int err = gild_store_repair(rig->directory, dry_run, &report, &result, &error);
+    if (err)
+        fprintf(stderr, "repair: %s\n", error.message);
+    CU_ASSERT_EQUAL(err, 0);
+    CU_ASSERT_EQUAL(told.quarantined, 0);
+    CU_ASSERT_EQUAL(told.image + told.written + told.other, result.lost_blocks);
+    return told;
+}
+
+static void a_pack_without_its_ends_loses_nothing(void) {
+    static const enum scrub_rig_part parts[] = {PART_HEADER, PART_FOOTER};
+    struct scrub_rig rig;
+    scrub_rig_begin(&rig);
+    for (unsigned i = 0; i < 2; i++) {
+        struct gild_store *store = NULL;
+        struct gild_error error = {0};
+        scrub_rig_close(&rig);
+        scrub_rig_rot_pack(&rig, parts[i]);
+        CU_ASSERT_NOT_EQUAL(gild_store_open(rig.directory, NULL, &store, &error), 0);
+        struct told look = repair(&rig, true), told = repair(&rig, false);
+        CU_ASSERT(look.repaired == 1 && told.repaired == 1);
+        CU_ASSERT(told.image == 0 && told.written == 0 && told.other == 0);
+        CU_ASSERT_PTR_NOT_NULL(strstr(told.text, "pack 00000001"));
+        CU_ASSERT_EQUAL(repair(&rig, false).repaired, 0);
+        scrub_rig_open(&rig);
+        expect_reads(&rig, 0);
+        struct scrub_said said = scrub_rig_scrub(&rig);
+        expect(&said, 0, 0, 0, 0);
+    }
+    scrub_rig_end(&rig);
+}
+
+static void a_repair_names_what_is_lost_in_packs(void) {
+    struct scrub_rig rig;
+    uint8_t *bytes = gild_file_buffer(4096);
+    scrub_rig_begin(&rig);
+    scrub_rig_write(&rig, "desktops/d1/os", GROUP + 2, bytes);
+    scrub_rig_close(&rig);
+    CU_ASSERT_EQUAL(scrub_rig_rot(&rig, "packs", scrub_rig_block(&rig, GROUP + 3)), 1);
+    scrub_rig_rot_pack(&rig, PART_FOOTER);
+    for (unsigned i = 0; i < 2; i++) { /* and again by the next, which does nothing */
+        struct told told = repair(&rig, false);
+        CU_ASSERT_EQUAL(told.repaired, i == 0);
+        CU_ASSERT_EQUAL(told.image, GROUP);
+        CU_ASSERT_EQUAL(told.written, GROUP - 1);
+        CU_ASSERT_EQUAL(told.other, GROUP);
+    }
+    scrub_rig_open(&rig);
+    expect_reads(&rig, -EIO);
+    scrub_rig_import(&rig);
+    struct scrub_said said = scrub_rig_scrub(&rig);
+    expect(&said, 0, 0, 0, 1);
+    expect_reads(&rig, 0);
     free(bytes);
     scrub_rig_end(&rig);
 }
@@ -414,7 +531,10 @@ int main(void) {
     CU_ADD_TEST(suite, a_deleted_pack_is_written_again);
     CU_ADD_TEST(suite, a_rotten_map_is_named);
     CU_ADD_TEST(suite, a_guests_rotten_block_is_named_until_it_is_overwritten);
+    CU_ADD_TEST(suite, a_bounded_scrub_lets_go_in_between);
     CU_ADD_TEST(suite, a_loop_of_bad_reads_is_no_flood);
+    CU_ADD_TEST(suite, a_pack_without_its_ends_loses_nothing);
+    CU_ADD_TEST(suite, a_repair_names_what_is_lost_in_packs);
     CU_ADD_TEST(suite, broken_off_anywhere_it_is_begun_again);
     CU_ADD_TEST(suite, guests_go_on);
     CU_ADD_TEST(suite, the_pace_is_kept);
