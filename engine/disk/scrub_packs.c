@@ -295,6 +295,8 @@ static int tell_faults(struct scrub *scrub, const struct scrub_ill *ill, const c
 static int tell_ill(struct scrub *scrub, struct scrub_ill *ill) {
     struct range_set lost = {0};
     char object[32];
+    if (!pack_known(scrub->store, ill->pack_id)) /* collected since */
+        return 0;
     int err = scrub->damage ? 0 : damage_open(&scrub->damage, scrub->store, 0);
     name_pack(ill->pack_id, object);
     for (size_t i = 0; i < ill->lost.count && !err; i++)

@@ -343,16 +343,23 @@ packs_kb=$(du -sk "$work/store/packs" | cut -f1)
 unchanged "an import that Ctrl-C breaks off" interrupted
 
 # ---- rot -----------------------------------------------------------------------------------------
-scrub_stopped() { # Ctrl-C ends a slow one at once
+scrub_stopped() { # COMMAND...: it ends a slow one at once
     local pid status=0
     "$GILD" store scrub --rate 16K >"$work/out" 2>"$work/err" &
     pid=$!
     asked() { [ -n "$(find "/proc/$pid/fd" -lname 'socket:*' 2>/dev/null)" ] || process_gone "$pid"; }
-    wait_until 10 asked || fail "the scrub did not begin"
+    runs() { # the store is rotten: another scrub would say so
+        local code=0
+        gild store scrub --dry-run >/dev/null 2>&1 || code=$?
+        [ "$code" = 4 ] || process_gone "$pid"
+    }
+    wait_until 10 asked && wait_until 10 runs || fail "the scrub did not begin"
     ! process_gone "$pid" || fail "a slow scrub ended at once: $(cat "$work/out" "$work/err")"
-    kill -INT "$pid"
+    "$@" "$pid"
     wait "$pid" || status=$?
     [ "$status" = 1 ] || fail "an interrupted scrub: exit code $status: $(cat "$work/err")"
+}
+scrub_ended() {
     ended() { gild store scrub --rate 1G --dry-run >/dev/null 2>&1 || [ "$?" != 4 ]; }
     wait_until 10 ended || fail "the daemon goes on with an interrupted scrub"
 }
@@ -381,11 +388,12 @@ gild store scrub --rate 1G >/dev/null 2>&1 && fail "a scrub of a rotten store is
 daemon=$!
 daemon_answers() { [ -S "$GILD_STORE/control.sock" ]; }
 wait_until 30 daemon_answers || fail "no daemon: $(cat "$work/daemon")"
-scrub_stopped
+scrub_stopped kill -INT
+scrub_ended
 online=$(lost check)
 [ "$(lost "scrub --rate 1G")" = "$online" ] || fail "check and scrub of a served store differ"
-kill "$daemon"
-wait "$daemon" || fail "the daemon of a rotten store did not end well"
+stop_daemon() { kill "$daemon" && wait "$daemon" || fail "a daemon that scrubs did not end well: $(cat "$work/daemon")"; }
+scrub_stopped stop_daemon
 [ "$(lost check)" = "$online" ] && [ "$(lost "scrub --rate 1G")" = "$online" ] ||
     fail "without the daemon a check or a scrub says something else than: $online"
 is '.image == "img@2"' image import img "$work/good.raw"
