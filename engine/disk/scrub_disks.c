@@ -106,6 +106,8 @@ static int scrub_map(struct scrub *scrub, uint64_t map_id) {
     if (broken) {
         if (!map_known(scrub, map_id)) /* deleted since */
             return 0;
+        if (broken != -ENOENT && why.code != GILD_CORRUPT)
+            return broken; /* memory, descriptors: it says nothing of the file */
         return map_blocks(scrub, map_id, NULL, broken == -ENOENT ? "missing" : "damaged", advice,
                           why.message);
     }

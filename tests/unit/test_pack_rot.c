@@ -258,6 +258,66 @@ static void a_lying_frame_is_refused(void) {
     rig_fini(&rig);
 }
 
+/* ---- repair ---------------------------------------------------------------------------------- */
+
+struct offer {
+    const uint8_t *group; /* NULL: nothing is offered */
+    unsigned asked;
+};
+
+static bool offer_group(void *context, uint32_t pack_id, uint32_t group, void *out) {
+    struct offer *offer = context;
+    CU_ASSERT(pack_id == 1 && group == 0);
+    offer->asked++;
+    if (offer->group)
+        memcpy(out, offer->group, GILD_GROUP_BYTES);
+    return offer->group != NULL;
+}
+
+static bool offer_block(void *context, const uint8_t fingerprint[GILD_FINGERPRINT_BYTES],
+                        void *out) {
+    const struct offer *offer = context;
+    (void)fingerprint;
+    if (offer->group)
+        memcpy(out, offer->group, BLOCK); /* the first one, whichever is asked for */
+    return offer->group != NULL;
+}
+
+/* A copy that is not the content is not taken, however it is offered; one that is, is. */
+static void only_the_right_content_heals(void) {
+    static uint8_t right[GILD_GROUP_BYTES], wrong[GILD_GROUP_BYTES];
+    struct rig rig;
+    char path[256];
+    uint8_t *data;
+    size_t length, refused;
+    make_pack(&rig, path, &data, &length);
+    CU_ASSERT_EQUAL_FATAL(gild_pack_read_group(rig.packs, 1, 0, right), 0);
+    memcpy(wrong, right, sizeof wrong);
+    wrong[BLOCK * 7 + 99] ^= 1;
+    data[4096 + 100] ^= 1;
+    rig_save(path, data, length);
+    const uint8_t *const offers[] = {NULL, wrong, right};
+    for (unsigned i = 0; i < 3; i++) {
+        struct offer offer = {.group = offers[i]};
+        const struct gild_pack_repair how = {
+            .copy = offer_group, .block = offer_block, .context = &offer};
+        struct gild_pack_repaired done;
+        CU_ASSERT_EQUAL_FATAL(rig_reopen(&rig, 1, 1, NULL), 0);
+        CU_ASSERT_EQUAL(gild_pack_repair(rig.packs, 1, &how, &done), 0);
+        CU_ASSERT(offer.asked > 0);
+        CU_ASSERT_EQUAL(done.rewritten, i == 2);
+        CU_ASSERT_EQUAL(done.healed, i == 2);
+        CU_ASSERT_EQUAL(done.lost_count, i < 2);
+        gild_pack_let_go(done.old);
+        free(done.lost);
+        size_t good = rig_verify(&rig, numbers, COUNT, &refused);
+        CU_ASSERT_EQUAL(good + refused, COUNT);
+        CU_ASSERT_EQUAL(refused == 0, i == 2);
+    }
+    free(data);
+    rig_fini(&rig);
+}
+
 void add_rot_tests(void) {
     CU_pSuite suite = CU_add_suite("pack, rot", NULL, NULL);
     CU_ADD_TEST(suite, any_rotten_byte_is_found_and_never_read);
@@ -267,4 +327,5 @@ void add_rot_tests(void) {
     CU_ADD_TEST(suite, a_lying_footer_is_refused);
     CU_ADD_TEST(suite, a_lying_table_entry_is_refused);
     CU_ADD_TEST(suite, a_lying_frame_is_refused);
+    CU_ADD_TEST(suite, only_the_right_content_heals);
 }
