@@ -53,6 +53,7 @@ struct gild_catalog {
     uint8_t note[GILD_JOURNAL_NOTE_BYTES];
     pthread_mutex_t journal_lock; /* from a record's append to its acceptance; protects the rest */
     struct gild_journal *journal; /* NULL until something is written */
+    uint64_t in_doubt;            /* records behind ours: the next number is above theirs */
     bool complained;              /* of a roll that failed */
 };
 
@@ -191,8 +192,8 @@ static void leave_journal(const char *folder, int why, struct gild_journal_conte
 static int compare_journal(const char *folder, const char *journal, const struct sum *sum,
                            struct gild_journal_contents *contents, struct gild_error *error) {
     int result = gild_journal_read(journal, sum->transaction, contents);
-    uint64_t last = gild_max_u64(contents->last, contents->seen);
-    bool older = last > sum->transaction + 1 || contents->dumped > sum->transaction;
+    bool older = contents->dumped > sum->transaction || contents->base > sum->transaction ||
+                 contents->seen > sum->transaction + 1;
     if ((result == 0 || result == -EBADMSG) && older) {
         gild_journal_contents_free(contents);
         return damaged(error, folder, "is older than its journal");
@@ -303,19 +304,6 @@ static int commit_entries(struct gild_catalog *catalog, const struct gild_journa
     return gild_txn_commit(txn);
 }
 
-/* The transaction that the journal has and the key-value store may or may not have. Its last change
- * is that of its number, which a commit makes itself. Without space for it, it never was. */
-static int finish_last(struct gild_catalog *catalog, const struct gild_journal_contents *contents) {
-    if (!contents->next_count)
-        return 0;
-    int result = commit_entries(catalog, contents->next, contents->next_count - 1);
-    if (result && in_device(result))
-        return result;
-    gild_log(GILD_LOG_INFO, "the catalogue's transaction %" PRIu64 ", which was broken off, is %s",
-             contents->number + 1, result ? "undone: no space for it" : "ended");
-    return 0;
-}
-
 int gild_catalog_open(struct gild_catalog **out, const char *folder,
                       const struct gild_catalog_options *options, struct gild_error *error) {
     struct gild_journal_contents contents = {0};
@@ -329,8 +317,7 @@ int gild_catalog_open(struct gild_catalog **out, const char *folder,
         result = gild_kv_open(&catalog->kv, folder, &schema, options->map_bytes, error);
     if (!result && options->journal) {
         result = keep_journal(catalog, options, &contents);
-        if (!result)
-            result = finish_last(catalog, &contents);
+        catalog->in_doubt = contents.last - contents.number;
         if (result)
             gild_fail(error, gild_code_of_errno(-result), -result,
                       "the journal %s can not be gone on with: %s", options->journal,
@@ -465,7 +452,7 @@ static int ready_journal(struct gild_catalog *catalog, uint64_t transaction) {
         if (result)
             return result;
     }
-    if (!gild_journal_should_roll(catalog->journal))
+    if (!gild_journal_should_roll(catalog->journal) || catalog->in_doubt)
         return 0;
     result = roll(catalog, transaction - 1);
     if (!result || gild_journal_must_roll(catalog->journal) ||
@@ -488,7 +475,8 @@ static void fail_stop(struct gild_catalog *catalog, int result) {
              strerror(-result));
 }
 
-/* What is not taken back the next open commits: then it must not look like a plain refusal. */
+/* What is not taken back may be found, if all that is left one day is the journal: then it must not
+ * look like a plain refusal. */
 static int take_back(struct gild_catalog *catalog, int refused) {
     int failed = gild_journal_retract(catalog->journal);
     return !failed ? refused : in_device(failed) ? failed : -EIO;
@@ -498,8 +486,9 @@ static int take_back(struct gild_catalog *catalog, int refused) {
 static int commit_journaled(struct gild_txn *txn) {
     struct gild_catalog *catalog = txn->catalog;
     uint64_t transaction;
-    int result = gild_txn_next_id(txn, TRANSACTION, 1, &transaction);
     pthread_mutex_lock(&catalog->journal_lock);
+    int result = gild_txn_next_id(txn, TRANSACTION, 1 + catalog->in_doubt, &transaction);
+    transaction += catalog->in_doubt;
     if (!result && atomic_load(&catalog->broken))
         result = -EIO;
     if (!result)
@@ -510,9 +499,10 @@ static int commit_journaled(struct gild_txn *txn) {
         gild_kv_abort(txn->kv);
     } else {
         result = gild_kv_commit(txn->kv);
-        if (!result)
+        if (!result) {
             gild_journal_accept(catalog->journal);
-        else if (!in_device(result)) /* undone; after trouble in the device, both may be found */
+            catalog->in_doubt = 0;
+        } else if (!in_device(result)) /* undone; after trouble in the device, both may be found */
             result = take_back(catalog, result);
     }
     if (in_device(result) && !atomic_load(&catalog->broken))

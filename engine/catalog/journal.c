@@ -44,6 +44,8 @@ struct gild_journal {
     uint64_t end_bytes, tail_bytes; /* of the accepted records; of these and the tail */
     uint64_t dump_bytes, allocated_bytes;
     uint64_t check, tail_check; /* of the last accepted record, of the tail */
+    uint8_t *unsure;            /* records behind that, which may not be durable */
+    uint64_t unsure_bytes;
     uint8_t note[GILD_JOURNAL_NOTE_BYTES];
 };
 
@@ -224,43 +226,105 @@ static void look_behind(struct reading *reading, size_t at) {
     }
 }
 
-/* The records up to `upto` are what is told; the one behind them waits for its decision. */
-static int read_records(struct reading *reading, uint64_t upto) {
+struct record {
+    size_t at, length;
+    uint64_t number, before, check;
+};
+
+struct records {
+    struct record *list;
+    size_t count, room;
+};
+
+static int note_record(struct records *records, const struct record *record) {
+    if (records->count == records->room) {
+        size_t room = records->room ? 2 * records->room : 256;
+        struct record *grown = realloc(records->list, room * sizeof *grown);
+        if (!grown)
+            return -ENOMEM;
+        records->list = grown;
+        records->room = room;
+    }
+    records->list[records->count++] = *record;
+    return 0;
+}
+
+/* Of the record that `at` follows: its index, or `at` itself. */
+static size_t base_of(const struct records *records, size_t at) {
+    for (size_t i = at; i-- > 0;)
+        if (records->list[i].check == records->list[at].before)
+            return i;
+    return at;
+}
+
+/* Each whole record, one behind the other; the first follows the head, others one before them. */
+static int list_records(struct reading *reading, struct records *records) {
     struct gild_journal_contents *c = reading->contents;
-    size_t at = HEAD_BYTES, length, settled = 0;
-    uint64_t before = gild_get_le64(reading->bytes + 8);
-    for (; (length = whole_record(reading, c->generation, at)); at += length) {
-        const uint8_t *record = reading->bytes + at;
-        uint64_t number = gild_get_le64(record + 8);
-        bool dump = at == HEAD_BYTES;
-        if (gild_get_le64(record + 16) != before || (!dump && number != c->last + 1))
-            break;
-        before = gild_get_le64(record + 24);
-        c->last = number;
-        if (dump)
-            c->dumped = number;
-        if (number > upto && (dump || number - upto > 1))
-            continue;
-        int err = take_record(reading, record, length);
+    struct record record = {.at = HEAD_BYTES};
+    for (; (record.length = whole_record(reading, c->generation, record.at));
+         record.at += record.length) {
+        const uint8_t *bytes = reading->bytes + record.at;
+        record.number = gild_get_le64(bytes + 8);
+        record.before = gild_get_le64(bytes + 16);
+        record.check = gild_get_le64(bytes + 24);
+        int err = note_record(records, &record);
         if (err)
             return err;
-        if (number > upto)
-            continue;
-        settled = c->count;
-        c->number = number;
-        c->end_bytes = at + length;
-        c->check = before;
-        if (dump)
-            c->dump_bytes = at + length;
+        size_t at = records->count - 1;
+        bool follows = at ? base_of(records, at) != at && record.number == c->last + 1
+                          : record.before == gild_get_le64(reading->bytes + 8);
+        if (!follows) {
+            records->count--;
+            break;
+        }
+        c->last = record.number;
+        c->end_bytes = record.at + record.length;
     }
-    if (!c->dump_bytes)
-        return -EBADMSG;
-    c->next_count = c->count - settled;
-    c->next = c->next_count ? c->entries + settled : NULL;
-    c->count = settled;
-    look_behind(reading, at);
-    settle(c);
+    look_behind(reading, record.at);
     return 0;
+}
+
+/* The dump, and what leads from it to the record of `upto` (or the last): others stand between
+ * them that the next one did not follow. */
+static int take_records(struct reading *reading, const struct records *records, uint64_t upto) {
+    struct gild_journal_contents *c = reading->contents;
+    const struct record *list = records->list;
+    if (!records->count)
+        return -EBADMSG;
+    c->dumped = list[0].number;
+    c->base = list[base_of(records, records->count - 1)].number;
+    if (upto < c->dumped)
+        return -EBADMSG;
+    size_t end = upto < c->last ? (size_t)(upto - c->dumped) : records->count - 1, count = 0;
+    size_t *way = malloc((end + 1) * sizeof *way);
+    if (!way)
+        return -ENOMEM;
+    for (size_t at = end;; at = base_of(records, at)) {
+        way[count++] = at;
+        if (!at)
+            break;
+    }
+    int err = 0;
+    while (count && !err) {
+        const struct record *record = &list[way[--count]];
+        err = take_record(reading, reading->bytes + record->at, record->length);
+    }
+    free(way);
+    c->number = list[end].number;
+    c->check = list[end].check;
+    c->sure_bytes = list[end].at + list[end].length;
+    c->dump_bytes = list[0].at + list[0].length;
+    return err;
+}
+
+static int read_records(struct reading *reading, uint64_t upto) {
+    struct records records = {0};
+    int err = list_records(reading, &records);
+    if (!err)
+        err = take_records(reading, &records, upto);
+    free(records.list);
+    settle(reading->contents);
+    return err;
 }
 
 static int read_file(int folder, const char *name, uint64_t upto,
@@ -331,6 +395,18 @@ void gild_journal_contents_free(struct gild_journal_contents *contents) {
 
 /* ---- writing --------------------------------------------------------------------------------- */
 
+static int keep_unsure(struct gild_journal *journal, const struct gild_journal_contents *contents) {
+    journal->unsure_bytes = contents->end_bytes - contents->sure_bytes;
+    if (!journal->unsure_bytes)
+        return 0;
+    journal->unsure = malloc(journal->unsure_bytes);
+    if (!journal->unsure)
+        return -ENOMEM;
+    memcpy(journal->unsure, (const uint8_t *)contents->bytes + contents->sure_bytes,
+           journal->unsure_bytes);
+    return 0;
+}
+
 int gild_journal_open(struct gild_journal **out, const char *folder, const void *note,
                       const struct gild_journal_contents *contents) {
     char name[NAME_BYTES];
@@ -351,6 +427,8 @@ int gild_journal_open(struct gild_journal **out, const char *folder, const void 
         journal->end_bytes = journal->tail_bytes = contents->end_bytes;
         journal->dump_bytes = contents->dump_bytes;
         journal->check = journal->tail_check = contents->check;
+        if (!err)
+            err = keep_unsure(journal, contents);
     }
     if (err) {
         gild_journal_close(journal);
@@ -367,6 +445,7 @@ void gild_journal_close(struct gild_journal *journal) {
         close(journal->fd);
     if (journal->folder >= 0)
         close(journal->folder);
+    free(journal->unsure);
     free(journal);
 }
 
@@ -480,11 +559,19 @@ int gild_journal_append(struct gild_journal *journal, uint64_t number,
         else if (end > journal->allocated_bytes && err != -EOPNOTSUPP)
             return err;
     }
-    err = gild_file_write(journal->fd, changes->bytes, changes->length, journal->end_bytes);
+    /* What is read may be in memory only, its sync may have failed. */
+    if (journal->unsure_bytes)
+        err = gild_file_write(journal->fd, journal->unsure, journal->unsure_bytes,
+                              journal->end_bytes - journal->unsure_bytes);
+    else
+        err = 0;
+    if (!err)
+        err = gild_file_write(journal->fd, changes->bytes, changes->length, journal->end_bytes);
     if (!err)
         err = gild_file_sync(journal->fd);
     if (err)
         return err;
+    journal->unsure_bytes = 0;
     journal->tail_bytes = end;
     journal->tail_check = gild_get_le64(changes->bytes + 24);
     return 0;

@@ -7,13 +7,14 @@
  * Transactions are numbered 1, 2, 3 ...; the key-value store holds the number of its last one. The
  * record of number n is durable before the key-value store commits n, and counts only once that has
  * happened. If the key-value store refuses it, it is taken back. If it is not known whether the
- * key-value store has it (a crash, a device that failed), it stays, and the next open commits it
- * again: whichever it was, n is then what the record says.
+ * key-value store has it (a crash, a device that failed), it stays: the next transaction has the
+ * next number, and its record names the one that it follows, which is the one that the key-value
+ * store was found to have.
  *
  *              append n (durable)        kv commit n
  *   ACCEPTED n-1 ---------------> TAIL n -----------> ACCEPTED n
- *        ^                         |  ^
- *        `---- refused: retract ---'  `-- a crash, a failed device: the next open
+ *        ^                         |  `-- a crash, a failed device: ACCEPTED n or n-1, as the next
+ *        `---- refused: retract ---'      open finds; n+1 follows that one
  *
  * A file that has grown enough is rolled: a new one begins with a dump. Format:
  * docs/format-catalogue.md. Threads: one at a time (the catalogue's lock), blocking. */
@@ -51,18 +52,19 @@ struct gild_journal_contents {
     uint64_t number;     /* of the last transaction that is in `entries` */
     uint64_t last;       /* of the last one that the file holds whole */
     uint64_t dumped;     /* of the newest file's dump */
+    uint64_t base;       /* of the one that the last follows: the key-value store has had it */
     uint64_t seen;       /* highest number behind a damaged record, 0 = none: these are lost */
     uint64_t generation; /* of the file */
-    uint64_t dump_bytes, end_bytes;     /* where the dump and the record of `number` end */
-    uint64_t check;                     /* of the record of `number` */
+    uint64_t dump_bytes; /* where the dump ends */
+    uint64_t sure_bytes; /* where the record of `number` ends */
+    uint64_t end_bytes;  /* where the last ends */
+    uint64_t check;      /* of the record of `number` */
     struct gild_journal_entry *entries; /* sorted by table and key, no two alike */
     size_t count;
-    const struct gild_journal_entry *next; /* the changes of `number` + 1, in their order */
-    size_t next_count;
     uint8_t note[GILD_JOURNAL_NOTE_BYTES];
     void *bytes; /* that entries point into */
 };
-/* Transactions above `upto` are left out, but for the changes of the first of them. -ENOENT: there
+/* As of transaction `upto`, or the last if that is none of its own. -ENOENT: there
  * is no file; -EBADMSG: none is whole up to the end of its dump, or its dump is newer than `upto`
  * (then ->last says so). Free in any case. */
 int gild_journal_read(const char *folder, uint64_t upto, struct gild_journal_contents *contents);

@@ -286,28 +286,52 @@ static void lose_catalogue(void) {
     CU_ASSERT_EQUAL(unlink(path), 0);
 }
 
-/* A record whose transaction the key-value store has not: a crash between the two leaves that. */
+/* A record whose transaction the key-value store has or has not: a crash between the two, or a
+ * device that failed, leaves that. */
 static void test_tail(void) {
     size_t length;
     make_folder();
-    for (unsigned round = 0; round < 5; round++) {
+    for (unsigned round = 0; round < 9; round++) {
         changes(20);
+        struct model before = model;
         char *kv = content_of(catalogue, "data.mdb", &length);
         struct gild_catalog *catalog = opened();
         change(catalog, true);
         gild_catalog_close(catalog);
+        struct model after = model;
+        size_t newer_length;
+        char *newer = content_of(catalogue, "data.mdb", &newer_length);
         if (round % 2) { /* lost in this state: the transaction is there, it was durable */
             lose_catalogue();
             rebuilt();
-        } else { /* opened in this state: it is ended, and what comes next follows it */
-            put_content(catalogue, "data.mdb", kv, length);
+        } else { /* in doubt: not there, then there after all, then not; and something follows */
+            for (unsigned look = 0; look < 3; look++) {
+                put_content(catalogue, "data.mdb", look == 1 ? newer : kv,
+                            look == 1 ? newer_length : length);
+                model = look == 1 ? after : before;
+                catalog = opened();
+                CU_ASSERT_TRUE(holds_model(catalog));
+                gild_catalog_close(catalog);
+            }
+            catalog = opened();
+            change(catalog, true);
+            gild_catalog_close(catalog);
+            put_content(catalogue, "data.mdb", newer, newer_length); /* and that is in doubt too */
+            struct model last = model;
+            model = after;
             catalog = opened();
             CU_ASSERT_TRUE(holds_model(catalog));
             gild_catalog_close(catalog);
+            if (round % 4) {
+                lose_catalogue();
+                model = last;
+                CU_ASSERT_EQUAL(rebuilt().lost, 0);
+            }
             changes(5);
             lose_catalogue();
             CU_ASSERT_EQUAL(rebuilt().lost, 0);
         }
+        free(newer);
         free(kv);
     }
     drop_folder();
