@@ -26,7 +26,8 @@ static struct {
     struct rot {
         struct sim_inode *inode;
         uint64_t page;
-        uint8_t before[SIM_PAGE], after[SIM_PAGE];
+        uint64_t settled;
+        uint8_t before[SIM_PAGE];
     } rots[MOST_ROTS];
     unsigned rot_count;
 } disk;
@@ -111,6 +112,7 @@ static void settle(struct sim_page *page, struct sim_version **at) {
     if (!page->durable)
         page->durable = need(malloc(SIM_PAGE));
     memcpy(page->durable, version->bytes, SIM_PAGE);
+    page->settled++;
     while (version) {
         struct sim_version *older = version->older;
         free(version);
@@ -162,6 +164,7 @@ void sim_inode_rot(struct sim_inode *inode, uint64_t number) {
     struct rot *rot = &disk.rots[disk.rot_count++];
     rot->inode = inode;
     rot->page = number;
+    rot->settled = page->settled;
     memcpy(rot->before, page->durable, SIM_PAGE);
     if (sim_chance(300)) { /* a sector that reads as something else */
         uint8_t *sector = page->durable + SIM_SECTOR * sim_below(SIM_PAGE / SIM_SECTOR);
@@ -172,7 +175,6 @@ void sim_inode_rot(struct sim_inode *inode, uint64_t number) {
     } else {
         page->durable[sim_below(SIM_PAGE)] ^= (uint8_t)(1u << sim_below(8));
     }
-    memcpy(rot->after, page->durable, SIM_PAGE);
     disk.damage.rots++;
     disk.damage.log = disk.damage.log || inode->log;
 }
@@ -206,7 +208,7 @@ void sim_disk_unrot(void) {
     while (disk.rot_count) { /* the newest first: a page may have rotted twice */
         struct rot *rot = &disk.rots[--disk.rot_count];
         struct sim_page *page = rot->inode->pages[rot->page];
-        if (page->durable && memcmp(page->durable, rot->after, SIM_PAGE) == 0)
+        if (page->settled == rot->settled) /* else it was written anew */
             memcpy(page->durable, rot->before, SIM_PAGE);
     }
     disk.damage.rots = 0;
@@ -449,6 +451,7 @@ static void cut_page(struct sim_page *page, enum sim_cut cut) {
         if (!page->durable)
             page->durable = need(malloc(SIM_PAGE));
         memcpy(page->durable, left, SIM_PAGE);
+        page->settled++;
     }
     while (page->newest) {
         struct sim_version *older = page->newest->older;

@@ -22,6 +22,7 @@ struct sim_page {
     uint8_t *durable;           /* NULL: zeroes */
     struct sim_version *newest; /* not durable yet */
     struct sim_page *next;      /* in `unsynced` */
+    uint64_t settled;           /* how often a write took the place of what was durable */
     bool listed;
 };
 
