@@ -37,7 +37,7 @@ static uint64_t deltas[RIG_DESKTOPS], maps[RIG_IMAGES];
 static uint8_t *settled[RIG_DESKTOPS], *latest[RIG_DESKTOPS];
 
 static const struct gild_store_options options = {
-    .threads = 2, .cache_bytes = 16u << 20, .segment_blocks = 256};
+    .threads = RIG_STREAMS, .cache_bytes = 16u << 20, .segment_blocks = 256};
 
 static void must(bool good, const char *what, const struct gild_error *error) {
     if (good)
@@ -157,6 +157,8 @@ static void kill_after_writes(const char *directory) {
         struct gild_prng prng;
         gild_prng_seed(&prng, rig_seed + 100);
         must(gild_store_open(directory, &options, &store, &error) == 0, "open", &error);
+        /* What an open leaves to the keeper is done: all that is written is above a checkpoint. */
+        must(gild_store_checkpoint(store, &error) == 0, "checkpoint", &error);
         write_some(store, &prng, 25, 2, latest);
         must(write(ends[1], "x", 1) == 1, "tell", NULL);
         for (;;)
@@ -272,6 +274,22 @@ static bool fits(const struct search *search, const struct gild_batch_header *he
     return false;
 }
 
+bool rig_begun(const char *directory, uint64_t serial) {
+    struct gild_batch_header *header = gild_file_buffer(4096);
+    uint8_t id[16];
+    char path[160];
+    uint64_t bytes = 0;
+    store_id(directory, id);
+    snprintf(path, sizeof path, "%s/log/%016" PRIx64 ".seg", directory, serial);
+    int fd = open(path, O_RDONLY | O_CLOEXEC);
+    must(fd >= 0 && gild_file_size(fd, &bytes) == 0, path, NULL);
+    must(gild_file_read(fd, header, 4096, 4096) == 0, path, NULL);
+    bool begun = gild_batch_valid(header, id, serial, (uint32_t)(bytes / 4096), 1);
+    close(fd);
+    free(header);
+    return begun;
+}
+
 static void search_segment(struct search *search, uint64_t serial) {
     struct gild_batch_header *header = gild_file_buffer(4096);
     char path[160];
@@ -318,6 +336,34 @@ struct rig_spot rig_batch(const char *directory, unsigned desktop, uint64_t bloc
     return spot;
 }
 
+static void read_at(const struct rig_spot *spot, void *bytes) {
+    int fd = open(spot->path, O_RDONLY | O_CLOEXEC);
+    must(fd >= 0 && gild_file_read(fd, bytes, 4096, spot->offset) == 0, spot->path, NULL);
+    close(fd);
+}
+
+unsigned rig_streams(const char *directory) {
+    struct gild_batch_header *header = gild_file_buffer(4096);
+    uint64_t seen[RIG_DESKTOPS];
+    unsigned count = 0;
+    for (unsigned d = 0; d < RIG_DESKTOPS; d++) {
+        uint64_t block = 0;
+        while (block < RIG_DISK_BLOCKS && !rig_in_tail(d, block))
+            block++;
+        if (block == RIG_DISK_BLOCKS)
+            continue;
+        struct rig_spot spot = rig_batch(directory, d, block, NULL, NULL);
+        read_at(&spot, header);
+        unsigned known = 0;
+        while (known < count && seen[known] != header->stream)
+            known++;
+        if (known == count)
+            seen[count++] = header->stream;
+    }
+    free(header);
+    return count;
+}
+
 bool rig_batch_at(const char *directory, struct rig_spot of, uint64_t lsn, struct rig_spot *spot) {
     struct search *search = calloc(1, sizeof *search);
     search->directory = directory;
@@ -358,12 +404,6 @@ struct rig_spot rig_at(const char *directory, uint64_t place) {
     snprintf(spot.path, sizeof spot.path, "%s/log/%016" PRIx64 ".seg", directory,
              gild_place_serial(place));
     return spot;
-}
-
-static void read_at(const struct rig_spot *spot, void *bytes) {
-    int fd = open(spot->path, O_RDONLY | O_CLOEXEC);
-    must(fd >= 0 && gild_file_read(fd, bytes, 4096, spot->offset) == 0, spot->path, NULL);
-    close(fd);
 }
 
 /* The place of the node, or of the block (kind 0). */

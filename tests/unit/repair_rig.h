@@ -11,6 +11,7 @@
 #include "map/node.h"
 
 #define RIG_DESKTOPS 6u /* d1 .. d6 */
+#define RIG_STREAMS 2u  /* one for each reactor */
 #define RIG_IMAGES 2u   /* win@1: d1 .. d4; win@2: d5, d6 */
 #define RIG_DISKS (RIG_DESKTOPS + RIG_IMAGES)
 #define RIG_IMAGE_BLOCKS 3072u
@@ -44,12 +45,16 @@ struct rig_spot {
 /* The newest batch above the checkpoint that has data of the block: its header. */
 struct rig_spot rig_batch(const char *directory, unsigned desktop, uint64_t block, uint64_t *serial,
                           uint64_t *lsn);
+/* How many streams of the killed store have batches above the checkpoint. */
+unsigned rig_streams(const char *directory);
 /* The same by number, in the same stream as `of`. */
 bool rig_batch_at(const char *directory, struct rig_spot of, uint64_t lsn, struct rig_spot *spot);
 /* A desktop's map as of the checkpoint: nodes, and the place of a block. */
 struct rig_spot rig_node(const char *directory, unsigned desktop, enum gild_node_kind kind,
                          uint64_t block);
 uint64_t rig_place(const char *directory, unsigned desktop, uint64_t block);
+/* Has anybody written a batch to the segment? */
+bool rig_begun(const char *directory, uint64_t serial);
 struct rig_spot rig_at(const char *directory, uint64_t place);
 /* The first page of a map file that is such a node of that index. */
 struct rig_spot rig_map_node(const char *directory, unsigned image, enum gild_node_kind kind,

@@ -119,7 +119,10 @@ static void judge(const struct rig_said *said, const struct rig_expected *expect
     if (said->result)
         fprintf(stderr, "repair: %s\n", said->error.message);
     CU_ASSERT_EQUAL(said->result, 0);
-    CU_ASSERT_EQUAL(rig_compare(said, expected), 0);
+    unsigned faults = rig_compare(said, expected);
+    CU_ASSERT_EQUAL(faults, 0);
+    if (faults)
+        fprintf(stderr, "said: %s", said->text);
     if (!words)
         return;
     CU_ASSERT_PTR_NOT_NULL(strstr(said->text, words));
@@ -396,6 +399,7 @@ static void test_segment_whose_header_is_lost(void) {
 }
 
 struct unused {
+    const char *directory;
     uint64_t serial;
 };
 
@@ -404,26 +408,29 @@ static int find_unused(void *context, const void *key, size_t key_length, const 
     struct unused *unused = context;
     struct gild_rec_segment record;
     (void)key_length;
-    if (gild_rec_segment_decode(&record, value, length) == 0 && record.state == GILD_SEGMENT_READY)
-        unused->serial = gild_rec_key_u64(key); /* the last: it was prepared last */
+    if (gild_rec_segment_decode(&record, value, length) == 0 &&
+        record.state == GILD_SEGMENT_READY && !rig_begun(unused->directory, gild_rec_key_u64(key)))
+        unused->serial = gild_rec_key_u64(key);
     return 0;
 }
 
 static void remove_unused(const char *directory, struct rig_expected *expected) {
-    struct unused unused = {0};
+    struct unused unused = {.directory = directory};
     struct gild_catalog *catalog = rig_catalog(directory);
     struct gild_txn *txn;
-    (void)expected;
     CU_ASSERT_EQUAL(gild_txn_begin(catalog, false, &txn), 0);
     CU_ASSERT_EQUAL(gild_txn_scan(txn, GILD_TABLE_SEGMENTS, NULL, 0, find_unused, &unused), 0);
     gild_txn_abort(txn);
     gild_catalog_close(catalog);
     CU_ASSERT_NOT_EQUAL_FATAL(unused.serial, 0);
     CU_ASSERT_EQUAL(unlink(rig_at(directory, gild_place_log(unused.serial, 0)).path), 0);
+    /* A reactor that none of the desktops was on: what it wrote since, if anything, was there. */
+    for (unsigned d = 0; d < RIG_DESKTOPS && !expected->clean; d++)
+        expected->quarantined[d] = rig_streams(directory) < RIG_STREAMS;
 }
 
-/* Nothing can have been in it: the store was closed; or the end of each stream is seen elsewhere.
- */
+/* Nothing can have been in it: the store was closed; or the end of each stream is seen elsewhere;
+ * if one is not, nobody can know. */
 static void test_missing_segment_that_nobody_had_begun(void) {
     run_case(&(struct damage_case){remove_unused, .clean = true, .sees = true}, false);
     run_case(&(struct damage_case){remove_unused, .sees = true}, false);
