@@ -17,47 +17,83 @@
 static struct fuzz_object valid;
 static char path[128];
 
+static void append(struct gild_journal *journal, uint64_t number) {
+    struct gild_changes changes = {0};
+    for (unsigned i = 0; i < 4; i++) {
+        char key[16];
+        int length = snprintf(key, sizeof key, "key %u", (unsigned)(number + i) % 5);
+        gild_changes_add(&changes, i % 3, key, (size_t)length,
+                         i == 3 && number > 2 ? NULL : "value", 5);
+    }
+    FUZZ_MUST(number == 1 ? gild_journal_roll(journal, number, &changes) == 0
+                          : gild_journal_append(journal, number, &changes) == 0);
+    gild_changes_free(&changes);
+}
+
+/* Six transactions; the fourth stayed in doubt, and the fifth follows the third. */
 static void make_valid(void) {
     struct gild_journal *journal;
     struct gild_journal_contents contents;
     snprintf(path, sizeof path, "%s/%016x.journal", fuzz_folder(), 1);
     FUZZ_MUST(gild_journal_open(&journal, fuzz_folder(), NULL, NULL) == 0);
     for (uint64_t number = 1; number <= 6; number++) {
-        struct gild_changes changes = {0};
-        for (unsigned i = 0; i < 4; i++) {
-            char key[16];
-            int length = snprintf(key, sizeof key, "key %u", (unsigned)(number + i) % 5);
-            gild_changes_add(&changes, i % 3, key, (size_t)length,
-                             i == 3 && number > 2 ? NULL : "value", 5);
+        append(journal, number);
+        if (number != 4) {
+            gild_journal_accept(journal);
+            continue;
         }
-        FUZZ_MUST(number == 1 ? gild_journal_roll(journal, number, &changes) == 0
-                              : gild_journal_append(journal, number, &changes) == 0);
-        gild_journal_accept(journal);
-        gild_changes_free(&changes);
+        gild_journal_close(journal);
+        FUZZ_MUST(gild_journal_read(fuzz_folder(), 3, &contents) == 0 && contents.last == 4);
+        FUZZ_MUST(gild_journal_open(&journal, fuzz_folder(), NULL, &contents) == 0);
+        gild_journal_contents_free(&contents);
     }
     gild_journal_close(journal);
     FUZZ_MUST(gild_journal_read(fuzz_folder(), UINT64_MAX, &contents) == 0);
+    FUZZ_MUST(contents.number == 6 && contents.base == 5);
     FUZZ_MUST(truncate(path, (off_t)contents.end_bytes + 512) == 0);
     gild_journal_contents_free(&contents);
     fuzz_load(path, &valid);
 }
 
-/* The head's check, then each record's, linked to the one before. */
+/* The check that a record's link names now: that of the record it named, else of the one before. */
+struct links {
+    uint64_t was[16], is[16];
+    unsigned count;
+};
+
+static uint64_t follow(const struct links *links, uint64_t link) {
+    for (unsigned i = links->count; i-- > 0;)
+        if (links->was[i] == link)
+            return links->is[i];
+    return links->is[links->count - 1];
+}
+
+static void add_link(struct links *links, uint64_t was, uint64_t is) {
+    unsigned at = links->count < 15 ? links->count++ : 15;
+    links->was[at] = was;
+    links->is[at] = is;
+    links->count = at + 1;
+}
+
+/* The head's check, then each record's, linked to the one that it followed. */
 static void seal(struct fuzz_object *object) {
+    struct links links = {0};
     if (object->length < HEAD_BYTES)
         return;
     uint64_t generation = gild_get_le64(object->bytes + 32);
-    uint64_t before = XXH3_64bits(object->bytes + 16, HEAD_BYTES - 16);
-    gild_put_le64(object->bytes + 8, before);
+    uint64_t check = XXH3_64bits(object->bytes + 16, HEAD_BYTES - 16);
+    add_link(&links, gild_get_le64(object->bytes + 8), check);
+    gild_put_le64(object->bytes + 8, check);
     for (size_t at = HEAD_BYTES; at + RECORD_BYTES <= object->length;) {
         uint8_t *record = object->bytes + at;
         size_t length = gild_get_le32(record);
         if (!length || length % HEAD_BYTES || length > object->length - at)
             return;
-        gild_put_le64(record + 16, before);
+        gild_put_le64(record + 16, follow(&links, gild_get_le64(record + 16)));
         uint64_t seed = XXH3_64bits_withSeed(record, RECORD_BYTES - 8, generation);
-        before = XXH3_64bits_withSeed(record + RECORD_BYTES, length - RECORD_BYTES, seed);
-        gild_put_le64(record + 24, before);
+        check = XXH3_64bits_withSeed(record + RECORD_BYTES, length - RECORD_BYTES, seed);
+        add_link(&links, gild_get_le64(record + 24), check);
+        gild_put_le64(record + 24, check);
         at += length;
     }
 }
@@ -84,17 +120,15 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size) {
     int err = gild_journal_read(fuzz_folder(), upto, &contents);
     if (!err) {
         FUZZ_MUST(contents.number <= upto && contents.end_bytes <= object->length);
-        FUZZ_MUST(contents.dump_bytes <= contents.end_bytes);
+        FUZZ_MUST(contents.dump_bytes <= contents.sure_bytes);
+        FUZZ_MUST(contents.sure_bytes <= contents.end_bytes);
+        FUZZ_MUST(contents.dumped <= contents.number && contents.number <= contents.last);
+        FUZZ_MUST(contents.base <= contents.last);
         for (size_t i = 0; i < contents.count; i++) {
             const struct gild_journal_entry *entry = &contents.entries[i];
             fuzz_touch(entry->key, entry->key_length);
             fuzz_touch(entry->value, entry->length);
             FUZZ_MUST(!i || compare(entry - 1, entry) < 0);
-        }
-        for (size_t i = 0; i < contents.next_count; i++) {
-            fuzz_touch(contents.next[i].key, contents.next[i].key_length);
-            if (contents.next[i].value) /* not a delete */
-                fuzz_touch(contents.next[i].value, contents.next[i].length);
         }
     } else {
         FUZZ_MUST(err == -EBADMSG || err == -ENOTSUP);
