@@ -7,4 +7,4 @@ gild_test(repair unit ${CMAKE_CURRENT_SOURCE_DIR}/unit/test_repair.c
           LIBS gild_vdi gild_disk gild_map gild_log gild_pack gild_cache gild_catalog gild_codec gild_io
                gild_base PkgConfig::libxxhash)
 target_link_options(test_repair PRIVATE ${repair_wraps})
-set_tests_properties(repair PROPERTIES TIMEOUT 900)
+set_tests_properties(repair PROPERTIES TIMEOUT 600)
