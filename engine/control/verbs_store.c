@@ -7,10 +7,11 @@ json_t *control_store_info(struct control_call *call) {
     struct gild_store_info info;
     if (gild_store_get_info(call->store, &info, call->error))
         return NULL;
-    json_t *answer = json_pack("{s:o, s:s, s:i, s:b, s:s, s:i}", "directory",
-                               control_json_text(gild_store_directory(call->store)), "id", info.id,
-                               "format", (int)info.format, "served", call->doors != NULL,
-                               "io_backend", info.backend, "reactors", (int)info.reactors);
+    json_t *answer =
+        json_pack("{s:o, s:s, s:i, s:b, s:s, s:i, s:s}", "directory",
+                  control_json_text(gild_store_directory(call->store)), "id", info.id, "format",
+                  (int)info.format, "served", call->doors != NULL, "io_backend", info.backend,
+                  "reactors", (int)info.reactors, "space", info.space);
     const struct {
         const char *key;
         uint64_t value;

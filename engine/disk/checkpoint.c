@@ -384,8 +384,27 @@ static void recycle_empty(struct gild_store *store) {
     c->empty_count = 0;
 }
 
+/* What an op is told that waits for what a checkpoint gives, if there was none: want of memory or
+ * descriptors passes, and it goes on waiting. */
+static int told_of(int err) {
+    switch (err) {
+    case -ENOMEM:
+    case -EMFILE:
+    case -ENFILE:
+    case -EAGAIN:
+        return 0;
+    case -ENOSPC:
+    case -EDQUOT:
+        return -ENOSPC;
+    default:
+        return err ? -EIO : 0;
+    }
+}
+
 int checkpoint_run(struct gild_store *store) {
     struct checkpoint *c = store->checkpoint;
+    atomic_store(&store->released,
+                 false); /* what comes from here on may be too late for this one */
     c->count = 0;
     size_t waiting = c->empty_count; /* of earlier checkpoints, kept for a check */
     unsigned ended = c->epoch;
@@ -394,6 +413,7 @@ int checkpoint_run(struct gild_store *store) {
     gild_segments_fold(store->segments, ended);
     if (!err)
         err = write_and_commit(store);
+    atomic_store(&store->checkpoint_failed, told_of(err));
     if (err) {
         undo_adjustments(store);
         c->empty_count = waiting;

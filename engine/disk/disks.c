@@ -89,7 +89,8 @@ static void count_place(void *context, uint64_t place, int sign) {
     if (disk->store->repair && !gild_segments_find(disk->store->segments, gild_place_serial(place)))
         return; /* nothing is counted of what is not there */
     gild_segments_count(disk->store->segments, disk->reactor->epoch, place, sign);
-    disk->reactor->released += sign < 0;
+    if (sign < 0 && !atomic_load_explicit(&disk->store->released, memory_order_relaxed))
+        atomic_store_explicit(&disk->store->released, true, memory_order_relaxed);
 }
 
 static int load_roots(struct gild_disk *disk, const struct gild_rec_delta *record) {

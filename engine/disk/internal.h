@@ -39,6 +39,8 @@ struct gild_store {
     struct gild_recover_stream *recovered_streams;
     uint64_t checkpoint_log_bytes;    /* unsettled, before a checkpoint is asked for */
     _Atomic uint64_t unsettled_bytes; /* of the log, over all reactors */
+    _Atomic bool released;         /* maps stopped reaching something since the last checkpoint */
+    _Atomic int checkpoint_failed; /* 0, or what ops get that wait for what it would have given */
 
     /* Disks and sealed maps in memory. open_lock is held over the blocking work of an open, so that
      * one disk is never made twice; disks_lock is short and nests inside it. */
@@ -68,7 +70,6 @@ struct gild_store {
 /* store.c */
 void store_path(const struct gild_store *store, const char *name, char path[4096]);
 uint64_t store_used_bytes(struct gild_store *store);
-int store_admit(void *context, uint64_t bytes);
 /* gild_store_open, for a repair too: one that has only looked must be freed, not closed. */
 int store_open(const char *directory, const struct gild_store_options *options,
                struct repair *repair, struct gild_store **out, struct gild_error *error);

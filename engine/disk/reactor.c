@@ -66,7 +66,6 @@ void reactor_freeze(struct reactor *reactor) {
     reactor->frozen = reactor->dirty;
     reactor->dirty = NULL;
     reactor->epoch ^= 1;
-    reactor->released = 0;
     reactor->asked = false;
     if (reactor->log) {
         reactor->frozen_lsn = gild_log_lsn(reactor->log);
@@ -192,7 +191,7 @@ static void *reactor_main(void *context) {
 }
 
 int reactor_start(struct reactor *reactor) {
-    reactor->pool.limit = POOL_BYTES / sizeof(struct gild_page);
+    reactor->pool.limit = reactor->pages;
     int err = pthread_create(&reactor->thread, NULL, reactor_main, reactor);
     reactor->running = err == 0;
     if (!err) {

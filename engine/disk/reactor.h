@@ -34,6 +34,7 @@ struct reactor {
     bool running;
     struct gild_log *log;
     struct gild_page_pool pool;
+    size_t pages, tight_pages; /* the pool's limit: as a rule, and while space is tight */
     unsigned epoch; /* which of a segment's two counters of change is ours, see log/segments.h */
 
     struct gild_disk *dirty;  /* disks with something for the next checkpoint */
@@ -42,7 +43,6 @@ struct reactor {
     uint64_t frozen_segment; /* serial that was open at the freeze, 0 = none */
     struct gild_op
         *space_waiters; /* writes on a full store, while the next checkpoint may free segments */
-    uint64_t released;  /* blocks that maps stopped reaching since the last freeze */
     struct gild_op *page_waiters; /* ops that wait for a checkpoint to free map pages */
     uint64_t frozen_bytes;        /* log written up to the last freeze */
     uint64_t unsettled_bytes;     /* log written since, as far as the store's sum counts it */
@@ -110,6 +110,7 @@ enum op_state {
 #define OP_GRACE 1u       /* op->ticket: which of reactor->active counts it */
 #define OP_SYNC_ASKED 2u  /* op->ticket */
 #define OP_SPACE_ASKED 4u /* op->ticket: has waited for a checkpoint to make room */
+#define OP_PAGE_ASKED 8u  /* op->ticket: has waited for a checkpoint to free map pages */
 
 /* ops.c */
 void disk_op_resume(struct gild_op *op);

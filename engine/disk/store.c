@@ -17,6 +17,7 @@
 #include <sys/statvfs.h>
 #include <unistd.h>
 
+#include "base/bytes.h"
 #include "base/log.h"
 #include "disk/repair.h"
 #include "disk/superblock.h"
@@ -27,8 +28,9 @@
 #define MOST_CACHE_BYTES ((uint64_t)2 << 30)
 #define OFFLINE_CACHE_BYTES ((uint64_t)32 << 20)
 #define READY_SEGMENTS 4u
-#define RESERVE_SEGMENTS 2u
 #define HOST_MARGIN_BYTES ((uint64_t)64 << 20) /* left free on the host's file system */
+#define LEAST_PAGES ((size_t)64)               /* of maps: what a few ops at once may need */
+#define LAST_MARGIN_BYTES ((uint64_t)16 << 20) /* by checkpoints, too */
 
 static const char *const folders[] = {"catalogue", "journal", "packs", "maps", "log"};
 
@@ -175,17 +177,43 @@ uint64_t store_used_bytes(struct gild_store *store) {
     return packs.file_bytes + segments.bytes + folder_bytes(store, "maps") + catalogue_bytes(store);
 }
 
-int store_admit(void *context, uint64_t bytes) {
+static uint64_t less(uint64_t from, uint64_t what) {
+    return from > what ? from - what : 0;
+}
+
+/* Bytes that may still be taken. What a checkpoint writes may go past the store's own size and into
+ * the margin: without it nothing would ever be freed. */
+static uint64_t headroom(void *context, enum gild_segment_use use) {
     struct gild_store *store = context;
-    if (host_free(store) < bytes + HOST_MARGIN_BYTES)
-        return -ENOSPC;
-    if (store->size_limit_bytes && store_used_bytes(store) + bytes > store->size_limit_bytes)
-        return -ENOSPC;
-    return 0;
+    uint64_t host = host_free(store);
+    if (use == GILD_SEGMENT_FOR_NODES)
+        return less(host, LAST_MARGIN_BYTES);
+    host = less(host, HOST_MARGIN_BYTES);
+    return store->size_limit_bytes
+               ? gild_min_u64(host, less(store->size_limit_bytes, store_used_bytes(store)))
+               : host;
 }
 
 int gild_store_admit_bytes(struct gild_store *store, uint64_t bytes) {
-    return store_admit(store, bytes);
+    return headroom(store, GILD_SEGMENT_FOR_DATA) < bytes ? -ENOSPC : 0;
+}
+
+/* What a full store keeps for itself: what checkpoints write, and one segment for trims. Map pages
+ * are limited to what fits there while less is left than unlimited ones might need. */
+static unsigned node_segments(const struct gild_store *store) {
+    return (store->reactor_count + 3) / 4;
+}
+
+static unsigned reserve_segments(const struct gild_store *store) {
+    return 1 + node_segments(store);
+}
+
+/* Of a reactor: the nodes of as many pages fit into node_segments(), batch headers and roots (one
+ * for each two pages, at worst) counted. */
+static size_t tight_pages(const struct gild_store *store, uint32_t segment_blocks) {
+    size_t blocks = (size_t)node_segments(store) * (segment_blocks - 1);
+    size_t pages = blocks / 16 * 15 / 3 * 2 / store->reactor_count;
+    return gild_min_u64(gild_max_u64(pages, LEAST_PAGES), POOL_BYTES / sizeof(struct gild_page));
 }
 
 /* ---- open ------------------------------------------------------------------------------------ */
@@ -258,13 +286,15 @@ static int open_segments(struct gild_store *store, const struct gild_store_optio
                          struct gild_error *error) {
     char path[4096];
     store_path(store, "log", path);
+    unsigned reserve = reserve_segments(store);
     struct gild_segments_options segments = {
         .directory = path,
         .catalog = store->catalog,
         .segment_blocks = options->segment_blocks,
-        .ready_target = READY_SEGMENTS,
-        .reserve = RESERVE_SEGMENTS,
-        .admit = store_admit,
+        .ready_target = READY_SEGMENTS > reserve + 2 ? READY_SEGMENTS : reserve + 2,
+        .reserve = reserve,
+        .tight = 3 * store->reactor_count + 2,
+        .headroom = headroom,
         .context = store,
     };
     memcpy(segments.store_id, store->id, 16);
@@ -286,7 +316,12 @@ static int open_reactors(struct gild_store *store, struct gild_error *error) {
         return gild_fail(error, gild_code_of_errno(-err), -err,
                          "the catalogue of store %s can not be written: %s", store->directory,
                          strerror(-err));
+    struct gild_segments_totals segments;
+    gild_segments_get_totals(store->segments, &segments);
+    uint32_t segment_blocks = (uint32_t)(segments.segment_bytes / GILD_LOG_BLOCK);
     for (unsigned i = 0; i < store->reactor_count && !err; i++) {
+        store->reactors[i].pages = POOL_BYTES / sizeof(struct gild_page);
+        store->reactors[i].tight_pages = tight_pages(store, segment_blocks);
         store->streams[i] = first + i;
         err = reactor_create(&store->reactors[i], store, i, store->streams[i], error);
     }
@@ -517,6 +552,7 @@ int gild_store_get_info(struct gild_store *store, struct gild_store_info *info,
                          "the catalogue of store %s can not be read: %s", store->directory,
                          strerror(-err));
     gild_packs_get_totals(store->packs, &packs);
+    gild_segments_look(store->segments);
     gild_segments_get_totals(store->segments, &segments);
     gild_cache_get_stats(store->content, &content);
     gild_cache_get_stats(store->nodes, &nodes);
@@ -540,12 +576,13 @@ int gild_store_get_info(struct gild_store *store, struct gild_store_info *info,
     /* Segments come whole, and those that are ready hold nothing yet: all but the reserve are free.
      */
     info->free_bytes -= info->free_bytes % segments.segment_bytes;
-    if (segments.ready > RESERVE_SEGMENTS) {
-        uint64_t ready =
-            segments.ready_bytes / segments.ready * (segments.ready - RESERVE_SEGMENTS);
+    unsigned reserve = reserve_segments(store);
+    if (segments.ready > reserve) {
+        uint64_t ready = segments.ready_bytes / segments.ready * (segments.ready - reserve);
         info->free_bytes += ready;
         info->used_bytes -= ready;
     }
+    info->space = gild_space_name(segments.level);
     info->capacity_bytes = info->used_bytes + info->free_bytes;
     info->cache_bytes = content.frames * GILD_GROUP_BYTES + nodes.frames * GILD_BLOCK_BYTES;
     info->cache_used_bytes = content.used * GILD_GROUP_BYTES + nodes.used * GILD_BLOCK_BYTES;

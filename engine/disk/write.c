@@ -47,8 +47,13 @@ static struct gild_log_waiter *log_waiter(struct gild_op *op) {
     return &wait->log;
 }
 
+/* For a checkpoint to free map pages. One that can not be made must not keep a guest for ever. */
 static void wait_for_page(struct gild_op *op) {
     struct reactor *reactor = op->disk->reactor;
+    if (op->ticket & OP_PAGE_ASKED &&
+        (op->error = atomic_load(&op->disk->store->checkpoint_failed)))
+        return;
+    op->ticket |= OP_PAGE_ASKED;
     disk_op_pause(op, OP_WAIT_PAGE);
     op->next = reactor->page_waiters;
     reactor->page_waiters = op;
@@ -224,8 +229,16 @@ static bool satisfy(struct gild_op *op, enum gild_map_step step, const struct gi
     return true;
 }
 
+/* What is dirty must fit, as map nodes, where a checkpoint may write: into all that is left, or
+ * into the reserve. */
+static void limit_pages(struct reactor *reactor) {
+    bool tight = gild_segments_tight(reactor->store->segments);
+    reactor->pool.limit = tight ? reactor->tight_pages : reactor->pages;
+}
+
 static bool have_leaf(struct gild_op *op, uint64_t block, struct gild_page **leaf) {
     struct gild_map_need need;
+    limit_pages(op->disk->reactor);
     for (;;) {
         enum gild_map_step step =
             gild_delta_writable(&op->disk->map, block / GILD_LEAF_BLOCKS, leaf, &need);
@@ -240,7 +253,7 @@ static bool have_leaf(struct gild_op *op, uint64_t block, struct gild_page **lea
  * checkpoint becomes room with the next one. A write waits for that once before it is refused. */
 static bool wait_for_space(struct gild_op *op) {
     struct reactor *reactor = op->disk->reactor;
-    if (!reactor->released || op->ticket & OP_SPACE_ASKED)
+    if (!atomic_load(&op->disk->store->released) || op->ticket & OP_SPACE_ASKED)
         return false;
     op->ticket |= OP_SPACE_ASKED;
     disk_op_pause(op, OP_WAIT_PAGE);
@@ -395,6 +408,7 @@ static bool fill_blocks(struct gild_op *op, uint64_t end) {
     if (!have_room(op, false))
         return false;
     disk_mark_dirty(disk);
+    limit_pages(disk->reactor);
     enum gild_map_step step = gild_delta_fill(&disk->map, block, count, place, &did, &need);
     if (step != GILD_MAP_READY)
         return satisfy(op, step, &need);

@@ -19,6 +19,7 @@
 #include <sys/mman.h>
 #include <time.h>
 
+#include "base/bytes.h"
 #include "base/log.h"
 #include "base/place.h"
 
@@ -84,6 +85,11 @@ struct gild_log {
     unsigned spot_rest; /* lone batches until the next try on a slow device */
     struct gild_io timer;
     bool timer_armed;
+
+    /* Where space runs out, data waits for its turn (D7). */
+    uint64_t paced_until_ns;
+    struct gild_io pace_timer;
+    bool pace_armed;
 
     /* A guest that flushes after each write will do so again: its next write goes to the device
      * while the guest still hears of it and asks for the flush. */
@@ -260,6 +266,43 @@ static enum how how_alone(struct gild_log *log) {
     return quiet ? ON_THE_SPOT : DSYNC;
 }
 
+/* ---- pace ------------------------------------------------------------------------------------ */
+
+static void charge(struct gild_log *log, uint32_t blocks) {
+    uint32_t price_ns = gild_segments_price_ns(log->options.segments);
+    if (!price_ns || !blocks)
+        return;
+    uint64_t now_ns = clock_ns();
+    log->paced_until_ns = gild_max_u64(log->paced_until_ns, now_ns) + (uint64_t)price_ns * blocks;
+    log->stats.paced_blocks += blocks;
+}
+
+static void pace_over(struct gild_io *io) {
+    struct gild_log *log = CONTAINER(io, struct gild_log, pace_timer);
+    log->pace_armed = false;
+    wake_room(log);
+}
+
+/* Has the next data to wait? Then whoever waits for room is told when it need not any more. */
+static bool paced(struct gild_log *log) {
+    if (!log->paced_until_ns)
+        return false;
+    uint64_t now_ns = clock_ns();
+    if (now_ns >= log->paced_until_ns) {
+        log->paced_until_ns = 0;
+        return false;
+    }
+    if (!log->pace_armed) {
+        memset(&log->pace_timer, 0, sizeof log->pace_timer);
+        log->pace_timer.done = pace_over;
+        log->pace_armed = true;
+        gild_io_timeout(log->options.loop, &log->pace_timer, log->paced_until_ns - now_ns);
+    }
+    return true;
+}
+
+/* ---- sealing --------------------------------------------------------------------------------- */
+
 static void seal(struct gild_log *log, enum how how) {
     struct batch *batch = log->open;
     struct gild_batch_header *header = batch->header;
@@ -278,6 +321,7 @@ static void seal(struct gild_log *log, enum how how) {
     size_t length = (1u + header->payload_blocks) * (size_t)GILD_LOG_BLOCK;
     log->stats.batches++;
     log->stats.blocks += header->payload_blocks;
+    charge(log, header->payload_blocks);
     log->stats.bytes += length;
     log->stats.flushes += how != PLAIN;
     memset(&batch->io, 0, sizeof batch->io);
@@ -348,7 +392,7 @@ static struct batch *pick_buffer(struct gild_log *log) {
 }
 
 static int open_batch(struct gild_log *log, bool data) {
-    if (log->writing >= MAX_WRITES)
+    if (log->writing >= MAX_WRITES || (data && paced(log)))
         return -EAGAIN;
     int err = need_segment(log, data);
     if (err)

@@ -53,7 +53,8 @@ struct gild_log_waiter {
 
 /* Is there room for one more entry, with a block of data or without (a mark)? 0; -EAGAIN: the
  * waiter will be told when to ask again; -ENOSPC; -EIO (the log is dead). On a full store marks may
- * use a segment of the reserve, data may not (D7: trims work on a full store). */
+ * use a segment of the reserve, data may not (D7: trims work on a full store); on one that is
+ * nearly full data has to wait its turn (gild_segments_price_ns). */
 int gild_log_room(struct gild_log *log, bool data, struct gild_log_waiter *waiter);
 
 /* After gild_log_room: where the next data block's 4 KiB go. Fill it, then gild_log_data. */
@@ -90,6 +91,7 @@ struct gild_log_stats {
     uint64_t batches, blocks, bytes; /* written to the device, headers counted */
     uint64_t flushes;                /* fdatasync calls and dsync writes */
     uint64_t syncs;                  /* asked for */
+    uint64_t paced_blocks;           /* that made later ones wait, since space runs out */
 };
 void gild_log_get_stats(const struct gild_log *log, struct gild_log_stats *stats);
 

@@ -13,8 +13,9 @@
  * Invariant: `ready` + `taken` + ... every segment in the table has an open descriptor (but those
  * that a repair knows missing); slots change only under the lock, reads of slots are wait-free.
  *
- * Failure modes: no space (said to takers; tried again each second and at each kick); an I/O error
- * while preparing is logged, tried again as often, and takers are told -EIO. */
+ * Failure modes: no space (said to takers; tried again four times a second, and when a segment is
+ * given back); an I/O error while preparing is logged, tried again as often, and takers are told
+ * -EIO. */
 #include "log/segments.h"
 
 #include <assert.h>
@@ -28,6 +29,7 @@
 #include <time.h>
 #include <unistd.h>
 
+#include "base/bytes.h"
 #include "base/log.h"
 #include "base/place.h"
 #include "io/file.h"
@@ -38,6 +40,8 @@
 #define ZERO_BYTES (1u << 20)
 #define PAUSE_SHARE 4u /* of the time of a write, while there is no hurry */
 #define MOST_PAUSE_NS 20000000u
+#define RETRY_NS 250000000u /* between tries to make a segment where there was no space */
+#define LOOK_NS 1000000000u /* between looks at the file system while little is left */
 
 struct slots {
     struct gild_segment *_Atomic slot[LEAF_SLOTS];
@@ -63,11 +67,26 @@ struct gild_segments {
     uint64_t blocks; /* of all segments in the table, and of the spare ones */
     uint64_t ready_blocks;
     _Atomic uint64_t lowest, highest; /* serials ever in the table */
+    bool measured;                    /* headroom is known */
+    uint64_t headroom;                /* segments that may still be made for guests' data */
+    struct gild_space space;
+    _Atomic bool tight;
+    _Atomic uint32_t price_ns;
     void *zeroes;
 };
 
 static void segment_name(uint64_t serial, char name[NAME_BYTES]) {
     snprintf(name, NAME_BYTES, "%016llx.seg", (unsigned long long)serial);
+}
+
+static uint64_t clock_ns(clockid_t clock) {
+    struct timespec now;
+    clock_gettime(clock, &now);
+    return (uint64_t)now.tv_sec * 1000000000u + (uint64_t)now.tv_nsec;
+}
+
+static uint64_t bytes_of(uint64_t blocks) {
+    return blocks * GILD_LOG_BLOCK;
 }
 
 /* ---- the table ------------------------------------------------------------------------------- */
@@ -153,6 +172,76 @@ void gild_segments_fold(struct gild_segments *s, unsigned epoch) {
     gild_segments_each(s, fold_one, &epoch);
 }
 
+/* ---- space ----------------------------------------------------------------------------------- */
+
+bool gild_segments_tight(const struct gild_segments *s) {
+    return atomic_load_explicit(&s->tight, memory_order_relaxed);
+}
+
+uint32_t gild_segments_price_ns(const struct gild_segments *s) {
+    return atomic_load_explicit(&s->price_ns, memory_order_relaxed);
+}
+
+static void tell_level(struct gild_segments *s, enum gild_space_level before) {
+    char when[64] = "";
+    uint64_t left = gild_space_seconds_left(&s->space, clock_ns(CLOCK_MONOTONIC));
+    double gib = (double)(s->space.available * bytes_of(s->options.segment_blocks)) / (1u << 30);
+    if (left < 86400 && s->space.level < GILD_SPACE_FULL)
+        snprintf(when, sizeof when, ", which last for about %llu s at the present rate",
+                 (unsigned long long)left);
+    static const char advice[] = "delete what is not needed, or make room on its file system";
+    switch (s->space.level) {
+    case GILD_SPACE_PLENTY:
+        gild_log(GILD_LOG_INFO, "the log %s has room again: %.2f GiB", s->directory, gib);
+        break;
+    case GILD_SPACE_LOW:
+        gild_log(before > GILD_SPACE_LOW ? GILD_LOG_INFO : GILD_LOG_WARN,
+                 "space runs low: the log %s has room for %.2f GiB%s; %s", s->directory, gib, when,
+                 advice);
+        break;
+    case GILD_SPACE_SLOW:
+        gild_log(GILD_LOG_WARN,
+                 "guests' writes are slowed down: the log %s has room for %.2f GiB%s; %s",
+                 s->directory, gib, when, advice);
+        break;
+    case GILD_SPACE_FULL:
+        gild_log(GILD_LOG_ERROR, "the log %s is full: guests' writes are refused; %s", s->directory,
+                 advice);
+        break;
+    }
+}
+
+/* Lock held: what is ready, or may be, has changed. */
+static void judge_space(struct gild_segments *s) {
+    if (!s->measured)
+        return;
+    enum gild_space_level before = s->space.level;
+    uint64_t ready = s->ready_count + s->spare_count;
+    uint64_t available = s->headroom + ready - gild_min_u64(ready, s->options.reserve);
+    gild_space_judge(&s->space, available, s->count + s->spare_count + s->headroom);
+    atomic_store_explicit(&s->tight, available <= s->options.tight, memory_order_relaxed);
+    atomic_store_explicit(&s->price_ns, gild_space_price_ns(&s->space), memory_order_relaxed);
+    if (s->space.level != before && s->running)
+        tell_level(s, before);
+}
+
+/* No lock held. */
+static uint64_t measure(struct gild_segments *s, enum gild_segment_use use) {
+    if (!s->options.headroom)
+        return UINT32_MAX;
+    return s->options.headroom(s->options.context, use) / bytes_of(s->options.segment_blocks);
+}
+
+/* Others may have filled the file system, or made room on it. */
+void gild_segments_look(struct gild_segments *s) {
+    uint64_t headroom = measure(s, GILD_SEGMENT_FOR_DATA);
+    pthread_mutex_lock(&s->lock);
+    s->headroom = headroom;
+    s->measured = true;
+    judge_space(s);
+    pthread_mutex_unlock(&s->lock);
+}
+
 /* ---- preparing ------------------------------------------------------------------------------- */
 
 static int next_serial(struct gild_segments *s, uint64_t *serial) {
@@ -182,12 +271,6 @@ static int record_ready(struct gild_segments *s, uint64_t serial) {
     return gild_txn_commit(txn);
 }
 
-static uint64_t clock_ns(clockid_t clock) {
-    struct timespec now;
-    clock_gettime(clock, &now);
-    return (uint64_t)now.tv_sec * 1000000000u + (uint64_t)now.tv_nsec;
-}
-
 /* While guests have a segment to go on with, the device is mostly theirs: a flush behind a stream
  * of large writes waits for several of them. */
 static void make_way(struct gild_segments *s, uint64_t took_ns) {
@@ -201,10 +284,6 @@ static void make_way(struct gild_segments *s, uint64_t took_ns) {
     while (!s->stopping && s->ready_count > s->options.reserve && err != ETIMEDOUT)
         err = pthread_cond_timedwait(&s->wake, &s->lock, &until);
     pthread_mutex_unlock(&s->lock);
-}
-
-static uint64_t bytes_of(uint64_t blocks) {
-    return blocks * GILD_LOG_BLOCK;
 }
 
 /* A new file, every byte of it written. */
@@ -231,7 +310,8 @@ static int make_file(struct gild_segments *s, const char *name, int *out) {
 
 /* Makes one segment ready: a spare file under a new serial, or a new file. Blocking, no lock held.
  */
-static int prepare(struct gild_segments *s, struct gild_segment *spare, struct gild_segment **out) {
+static int prepare(struct gild_segments *s, struct gild_segment *spare, enum gild_segment_use use,
+                   struct gild_segment **out) {
     char name[NAME_BYTES], old[NAME_BYTES];
     uint64_t serial;
     struct gild_segment *segment = calloc(1, sizeof *segment);
@@ -240,8 +320,8 @@ static int prepare(struct gild_segments *s, struct gild_segment *spare, struct g
     int err = segment ? 0 : -ENOMEM;
     if (!err && posix_memalign(&header, GILD_LOG_BLOCK, GILD_LOG_BLOCK))
         err = -ENOMEM;
-    if (!err && !spare && s->options.admit)
-        err = s->options.admit(s->options.context, bytes_of(s->options.segment_blocks));
+    if (!err && !spare && !measure(s, use))
+        err = -ENOSPC;
     if (!err)
         err = next_serial(s, &serial);
     if (err)
@@ -308,7 +388,7 @@ static void wake_waiters(struct gild_segments *s) {
 }
 
 /* Lock held; gives it up while it works. */
-static void prepare_one(struct gild_segments *s) {
+static void prepare_one(struct gild_segments *s, enum gild_segment_use use) {
     struct gild_segment *spare = s->spare, *made = NULL;
     if (spare) {
         s->spare = spare->next;
@@ -316,8 +396,12 @@ static void prepare_one(struct gild_segments *s) {
         s->blocks -= spare->blocks;
     }
     pthread_mutex_unlock(&s->lock);
-    int err = prepare(s, spare, &made);
+    int err = prepare(s, spare, use, &made);
+    uint64_t headroom = measure(s, GILD_SEGMENT_FOR_DATA);
     pthread_mutex_lock(&s->lock);
+    bool full = err == -ENOSPC || err == -EDQUOT;
+    s->headroom = full ? 0 : headroom; /* whatever the file system says of itself */
+    s->measured = true;
     if (!err) {
         err = table_put(s, made);
         if (err)
@@ -329,31 +413,51 @@ static void prepare_one(struct gild_segments *s) {
         s->ready_tail = &made->next;
         s->ready_count++;
         s->ready_blocks += made->blocks;
-    } else if (!s->no_space) {
+    } else if (!s->no_space && !full) { /* that is told by the level */
         gild_log(GILD_LOG_WARN, "no further log segment can be made in %s: %s", s->directory,
                  strerror(-err));
     }
     s->no_space = err;
+    judge_space(s);
     wake_waiters(s);
+}
+
+static bool wanting(const struct gild_segments *s) {
+    return s->ready_count < s->options.ready_target;
+}
+
+/* Until somebody wakes us, or the time has come to look again. Lock held. */
+static void rest(struct gild_segments *s) {
+    if (!s->no_space && s->space.level == GILD_SPACE_PLENTY) {
+        pthread_cond_wait(&s->wake, &s->lock);
+        return;
+    }
+    uint64_t until_ns = clock_ns(CLOCK_REALTIME) + (s->no_space ? RETRY_NS : LOOK_NS);
+    struct timespec until = {.tv_sec = (time_t)(until_ns / 1000000000u),
+                             .tv_nsec = (long)(until_ns % 1000000000u)};
+    int err = 0;
+    int trouble = s->no_space; /* takers that are refused wake us, too: no reason to hurry */
+    while (!s->stopping && s->no_space == trouble && !err && (trouble || !wanting(s)))
+        err = pthread_cond_timedwait(&s->wake, &s->lock, &until);
 }
 
 static void *preparer(void *context) {
     struct gild_segments *s = context;
     pthread_mutex_lock(&s->lock);
     while (!s->stopping) {
-        if (s->ready_count < s->options.ready_target && !s->no_space) {
-            prepare_one(s);
+        if (wanting(s) && !s->no_space) {
+            prepare_one(s, GILD_SEGMENT_FOR_DATA);
             continue;
         }
-        struct timespec until;
-        clock_gettime(CLOCK_REALTIME, &until);
-        until.tv_sec += 1;
-        if (s->no_space) {
-            pthread_cond_timedwait(&s->wake, &s->lock, &until);
-            if (!s->stopping && s->ready_count < s->options.ready_target)
-                prepare_one(s);
-        } else {
-            pthread_cond_wait(&s->wake, &s->lock);
+        rest(s);
+        if (s->stopping)
+            break;
+        if (s->no_space && wanting(s))
+            prepare_one(s, GILD_SEGMENT_FOR_DATA);
+        else if (s->space.level != GILD_SPACE_PLENTY) {
+            pthread_mutex_unlock(&s->lock);
+            gild_segments_look(s);
+            pthread_mutex_lock(&s->lock);
         }
     }
     pthread_mutex_unlock(&s->lock);
@@ -384,9 +488,10 @@ struct gild_segment *gild_segments_take(struct gild_segments *s, enum gild_segme
     pthread_mutex_lock(&s->lock);
     struct gild_segment *segment = s->ready;
     *error = 0;
-    unsigned keep = use == GILD_SEGMENT_FOR_DATA    ? s->options.reserve
-                    : use == GILD_SEGMENT_FOR_MARKS ? s->options.reserve / 2
-                                                    : 0;
+    unsigned reserve = s->options.reserve;
+    unsigned keep = use == GILD_SEGMENT_FOR_DATA               ? reserve
+                    : use == GILD_SEGMENT_FOR_MARKS && reserve ? reserve - 1
+                                                               : 0;
     if (segment && s->ready_count > keep) {
         s->ready = segment->next;
         if (!s->ready)
@@ -397,6 +502,9 @@ struct gild_segment *gild_segments_take(struct gild_segments *s, enum gild_segme
         segment->holds_nodes = use == GILD_SEGMENT_FOR_NODES;
         segment->next = NULL;
         atomic_store(&segment->taken, true);
+        if (use == GILD_SEGMENT_FOR_DATA)
+            gild_space_taken(&s->space, clock_ns(CLOCK_MONOTONIC));
+        judge_space(s);
     } else {
         segment = NULL;
         if (s->no_space) {
@@ -421,7 +529,7 @@ int gild_segments_take_now(struct gild_segments *s, bool holds_nodes, struct gil
         }
         pthread_mutex_lock(&s->lock);
         if (!s->ready)
-            prepare_one(s);
+            prepare_one(s, GILD_SEGMENT_FOR_NODES);
         error = s->ready ? 0 : s->no_space;
         pthread_mutex_unlock(&s->lock);
         if (error)
@@ -440,9 +548,10 @@ int gild_segments_recycle(struct gild_segments *s, struct gild_segment *segment)
         s->spare = segment;
         s->spare_count++;
         s->blocks += segment->blocks;
-        pthread_cond_signal(&s->wake);
     }
     s->no_space = 0;
+    judge_space(s);
+    pthread_cond_signal(&s->wake);
     pthread_mutex_unlock(&s->lock);
     if (keep)
         return 0;
@@ -627,12 +736,15 @@ void gild_segments_offer(struct gild_segments *s, struct gild_segment *segment) 
     s->ready_tail = &segment->next;
     s->ready_count++;
     s->ready_blocks += segment->blocks;
+    judge_space(s);
     wake_waiters(s);
     pthread_mutex_unlock(&s->lock);
 }
 
 void gild_segments_get_totals(struct gild_segments *s, struct gild_segments_totals *totals) {
     pthread_mutex_lock(&s->lock);
+    totals->level = s->space.level;
+    totals->available = s->space.available;
     totals->count = s->count;
     totals->ready = s->ready_count;
     totals->bytes = bytes_of(s->blocks);

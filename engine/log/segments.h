@@ -26,6 +26,7 @@
 #include "gild/error.h"
 #include "gild/loop.h"
 #include "log/format.h"
+#include "log/space.h"
 
 #define GILD_SEGMENT_NONE (-1)
 
@@ -57,15 +58,20 @@ struct gild_segment_waiter {
 
 struct gild_segments;
 
+/* What a segment is wanted for. Guests' data leaves the whole reserve, entries without data (trims,
+ * which make room in the end) leave all of it but one, checkpoints take any. */
+enum gild_segment_use { GILD_SEGMENT_FOR_DATA, GILD_SEGMENT_FOR_MARKS, GILD_SEGMENT_FOR_NODES };
+
 struct gild_segments_options {
     const char *directory;
     uint8_t store_id[16];
     struct gild_catalog *catalog;
     uint32_t segment_blocks; /* of those that are made from now on, 0 = GILD_SEGMENT_BLOCKS */
     unsigned ready_target;   /* segments kept ready */
-    unsigned reserve;        /* of these, kept back for checkpoints and for trims on a full store */
-    /* May `bytes` more be taken from the host? 0 or -ENOSPC. */
-    int (*admit)(void *context, uint64_t bytes);
+    unsigned reserve;        /* of these, kept back for checkpoints, one of them for trims too */
+    unsigned tight;          /* segments left for data at which gild_segments_tight says so */
+    /* How many bytes more may be taken from the host for this use. Any thread; may block. */
+    uint64_t (*headroom)(void *context, enum gild_segment_use use);
     void *context;
 };
 
@@ -96,16 +102,13 @@ struct gild_segment *gild_segments_find(struct gild_segments *segments, uint64_t
 /* +1 or -1 for a log place, in the epoch's counter. */
 void gild_segments_count(struct gild_segments *segments, unsigned epoch, uint64_t place, int sign);
 
-/* What a segment is wanted for. Guests' data leaves the whole reserve, entries without data (trims,
- * which make room in the end) leave the last one, checkpoints take any. */
-enum gild_segment_use { GILD_SEGMENT_FOR_DATA, GILD_SEGMENT_FOR_MARKS, GILD_SEGMENT_FOR_NODES };
-
 /* A ready segment for a stream, or NULL: then *error is -ENOSPC if there is no room for another,
  * -EIO if the device or the catalogue fails, else 0 and the waiter (if not NULL) will be told. */
 struct gild_segment *gild_segments_take(struct gild_segments *segments, enum gild_segment_use use,
                                         struct gild_segment_waiter *waiter, int *error);
 
-/* The keeper's, blocking: makes one ready segment at once if the list is empty. */
+/* The keeper's, blocking: makes one ready segment at once if the list is empty, past the store's
+ * own size if it must, for a checkpoint is what makes room again. */
 int gild_segments_take_now(struct gild_segments *segments, bool holds_nodes,
                            struct gild_segment **out);
 
@@ -127,7 +130,18 @@ int gild_segments_recycle(struct gild_segments *segments, struct gild_segment *s
  * keeping when the next ones are recycled. */
 void gild_segments_quiet(struct gild_segments *segments);
 
+/* Is so little left that what a checkpoint will have to write must fit into the reserve? Wait-free.
+ */
+bool gild_segments_tight(const struct gild_segments *segments);
+/* What a block of guests' data has to wait for now, in nanoseconds. Wait-free. */
+uint32_t gild_segments_price_ns(const struct gild_segments *segments);
+
+/* Looks anew at how much may be taken from the host. Blocking. */
+void gild_segments_look(struct gild_segments *segments);
+
 struct gild_segments_totals {
+    enum gild_space_level level;
+    uint64_t available; /* segments that guests' data may still take, made or not */
     uint64_t count, ready;
     uint64_t bytes;         /* of all files */
     uint64_t ready_bytes;   /* of those on the ready list */

@@ -62,6 +62,9 @@ struct gild_store_info {
     uint64_t capacity_bytes;   /* what the store may grow to: limit, or what the file system has */
     uint64_t used_bytes;       /* packs, segments, maps, catalogue on disk */
     uint64_t free_bytes;       /* capacity - used, as a guest's new data sees it */
+    /* "plenty"; "low": warned of; "throttled": writes are slowed down; "full": they are refused
+     * with ENOSPC, all else goes on */
+    const char *space;
     uint64_t pack_bytes, log_bytes, map_bytes, catalogue_bytes;
     uint64_t images, versions, desktops, pools;
     uint64_t cache_bytes, cache_used_bytes;

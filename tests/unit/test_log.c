@@ -33,12 +33,12 @@ struct rig {
     struct device device;
     struct loop_rig loop;
     struct gild_log *log, *second; /* streams 1 and 2 */
-    _Atomic int refuse;            /* what admit says */
+    _Atomic int refuse;            /* there is no headroom */
 };
 
-static int admit(void *context, uint64_t bytes) {
-    (void)bytes;
-    return ((struct rig *)context)->refuse;
+static uint64_t headroom(void *context, enum gild_segment_use use) {
+    (void)use;
+    return ((struct rig *)context)->refuse ? 0 : (uint64_t)1 << 40;
 }
 
 static void open_segments(struct rig *rig, unsigned ready, unsigned reserve) {
@@ -47,7 +47,7 @@ static void open_segments(struct rig *rig, unsigned ready, unsigned reserve) {
         .catalog = rig->catalog,
         .ready_target = ready,
         .reserve = reserve,
-        .admit = admit,
+        .headroom = headroom,
         .context = rig,
     };
     memcpy(options.store_id, store_id, 16);

@@ -46,6 +46,7 @@ static const struct column store_columns[] = {
     {"CAPACITY", "capacity_bytes", COLUMN_SIZE},
     {"USED", "used_bytes", COLUMN_SIZE},
     {"FREE", "free_bytes", COLUMN_SIZE},
+    {"SPACE", "space", COLUMN_TEXT},
     {"IN PACKS", "pack_bytes", COLUMN_SIZE},
     {"IN THE LOG", "log_bytes", COLUMN_SIZE},
     {"IN MAPS", "map_bytes", COLUMN_SIZE},
