@@ -75,8 +75,11 @@ static int write_node(struct gild_store *store, enum gild_node_kind kind, uint64
                       uint64_t index, uint64_t origin, uint64_t *place) {
     struct checkpoint *c = store->checkpoint;
     uint32_t check;
-    gild_node_seal(c->page, kind, delta_id, index);
-    int err =
+    int err = gild_log_writer_next(&c->nodes, place);
+    if (err)
+        return err;
+    gild_delta_node_seal(c->page, kind, delta_id, index, *place);
+    err =
         gild_log_writer_append(&c->nodes, GILD_ENTRY_NODE, delta_id, index, c->page, place, &check);
     if (!err)
         err = adjust(store, *place, +1);

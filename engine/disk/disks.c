@@ -74,7 +74,7 @@ int store_read_node(struct gild_store *store, uint64_t place, uint64_t delta_id,
                              (uint64_t)gild_place_offset(place) * GILD_LOG_BLOCK);
     if (err)
         return err == -ENODATA ? -EBADMSG : err;
-    return gild_delta_node_verify(page, kind, delta_id, index);
+    return gild_delta_node_verify(page, kind, delta_id, index, place);
 }
 
 /* A repair lets in what names unknown segments, to mark as lost what lies there. */

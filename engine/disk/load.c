@@ -102,6 +102,12 @@ void fetches_free(struct reactor *reactor) {
 
 /* ---- nodes ----------------------------------------------------------------------------------- */
 
+static int verify_node(const struct node_want *want, const void *page) {
+    return want->place
+               ? gild_delta_node_verify(page, want->kind, want->owner, want->index, want->place)
+               : gild_node_verify(page, want->kind, want->owner, want->index);
+}
+
 static void node_done(struct gild_io *io) {
     struct fetch *fetch = CONTAINER(io, struct fetch, io);
     struct gild_op *op = fetch->op;
@@ -109,8 +115,7 @@ static void node_done(struct gild_io *io) {
     const struct node_want *want = &fetch->want;
     int error = io->result < 0 ? io->result : io->result != GILD_NODE_BYTES ? -EBADMSG : 0;
     if (!error)
-        error = gild_delta_node_verify(gild_cache_data(fetch->entry), want->kind, want->owner,
-                                       want->index);
+        error = verify_node(want, gild_cache_data(fetch->entry));
     gild_cache_fill(cache, fetch->entry, error);
     gild_cache_unpin(cache, fetch->entry);
     if (error)
@@ -181,6 +186,7 @@ enum load load_delta_node(struct gild_op *op, const struct gild_map_need *need,
         .file_offset = offset * GILD_LOG_BLOCK,
         .owner = disk->delta_id,
         .index = need->index,
+        .place = need->place,
         .kind = need->kind,
     };
     return load_node(op, &want, entry);

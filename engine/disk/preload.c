@@ -145,8 +145,8 @@ static void read_run(void *context, unsigned thread, size_t number) {
     for (uint32_t i = run->first; i < run->first + run->count; i++) {
         struct want *want = &p->wants[i];
         const uint8_t *node = to + (size_t)(want->place - place) * GILD_LOG_BLOCK;
-        want->good =
-            gild_delta_node_verify(node, GILD_NODE_LEAF, want->disk->delta_id, want->leaf) == 0;
+        want->good = gild_delta_node_verify(node, GILD_NODE_LEAF, want->disk->delta_id, want->leaf,
+                                            want->place) == 0;
     }
 }
 

@@ -133,6 +133,7 @@ struct node_want {
     int fd;
     uint64_t file_offset;
     uint64_t owner, index;
+    uint64_t place; /* of a delta's node; 0: it is of a sealed map */
     enum gild_node_kind kind;
 };
 /* A map node: READY with *page pinned in *entry (gild_cache_unpin on the node cache when done). */

@@ -94,10 +94,8 @@ static int open_batch(struct gild_log_writer *writer) {
     return 0;
 }
 
-int gild_log_writer_append(struct gild_log_writer *writer, enum gild_entry_kind kind,
-                           uint64_t delta, uint64_t block, const void *payload, uint64_t *place,
-                           uint32_t *check) {
-    struct gild_batch_header *header = writer->header;
+int gild_log_writer_next(struct gild_log_writer *writer, uint64_t *place) {
+    const struct gild_batch_header *header = writer->header;
     if (writer->open && (header->entry_count == GILD_BATCH_ENTRIES ||
                          writer->at + 1 + header->payload_blocks == writer->segment->blocks)) {
         int err = write_batch(writer);
@@ -109,10 +107,20 @@ int gild_log_writer_append(struct gild_log_writer *writer, enum gild_entry_kind 
         if (err)
             return err;
     }
+    *place = gild_place_log(writer->segment->serial, writer->at + header->payload_blocks + 1);
+    return 0;
+}
+
+int gild_log_writer_append(struct gild_log_writer *writer, enum gild_entry_kind kind,
+                           uint64_t delta, uint64_t block, const void *payload, uint64_t *place,
+                           uint32_t *check) {
+    struct gild_batch_header *header = writer->header;
+    int err = gild_log_writer_next(writer, place);
+    if (err)
+        return err;
     uint8_t *slot = (uint8_t *)header + (size_t)(1 + header->payload_blocks) * GILD_LOG_BLOCK;
     memcpy(slot, payload, GILD_LOG_BLOCK);
     *check = gild_batch_add(header, kind, delta, block, 1, slot);
-    *place = gild_place_log(writer->segment->serial, writer->at + header->payload_blocks);
     return 0;
 }
 

@@ -23,6 +23,9 @@ int gild_log_writer_init(struct gild_log_writer *writer, struct gild_segments *s
                          const uint8_t store_id[16], uint64_t stream, bool holds_nodes);
 void gild_log_writer_fini(struct gild_log_writer *writer);
 
+/* Where the next payload block will be. Blocking; -ENOSPC, -EIO. */
+int gild_log_writer_next(struct gild_log_writer *writer, uint64_t *place);
+
 /* Copies one payload block into the open batch and says where it will be. Blocking; -ENOSPC, -EIO.
  */
 int gild_log_writer_append(struct gild_log_writer *writer, enum gild_entry_kind kind,

@@ -12,17 +12,23 @@ static uint64_t node_check(const void *page, uint64_t owner, uint64_t index) {
                                 owner * 0x9e3779b97f4a7c15ull ^ index);
 }
 
-void gild_node_seal(void *page, enum gild_node_kind kind, uint64_t owner, uint64_t index) {
+void gild_delta_node_seal(void *page, enum gild_node_kind kind, uint64_t owner, uint64_t index,
+                          uint64_t place) {
     struct gild_node_header *header = page;
     *header = (struct gild_node_header){
-        .magic = GILD_NODE_MAGIC, .owner = owner, .index = index, .kind = kind};
+        .magic = GILD_NODE_MAGIC, .owner = owner, .index = index, .kind = kind, .place = place};
     header->check = node_check(page, owner, index);
 }
 
-int gild_node_verify(const void *page, enum gild_node_kind kind, uint64_t owner, uint64_t index) {
+void gild_node_seal(void *page, enum gild_node_kind kind, uint64_t owner, uint64_t index) {
+    gild_delta_node_seal(page, kind, owner, index, 0);
+}
+
+static int verify(const void *page, enum gild_node_kind kind, uint64_t owner, uint64_t index,
+                  uint64_t place) {
     const struct gild_node_header *header = page;
     if (header->magic != GILD_NODE_MAGIC || header->kind != kind || header->owner != owner ||
-        header->index != index)
+        header->index != index || header->place != place)
         return -EBADMSG;
     if (header->check != node_check(page, owner, index))
         return -EBADMSG;
@@ -35,10 +41,14 @@ int gild_node_verify(const void *page, enum gild_node_kind kind, uint64_t owner,
     return sane ? 0 : -EBADMSG;
 }
 
+int gild_node_verify(const void *page, enum gild_node_kind kind, uint64_t owner, uint64_t index) {
+    return verify(page, kind, owner, index, 0);
+}
+
 int gild_delta_node_verify(const void *page, enum gild_node_kind kind, uint64_t owner,
-                           uint64_t index) {
+                           uint64_t index, uint64_t place) {
     const struct gild_dir *dir = page;
-    int err = gild_node_verify(page, kind, owner, index);
+    int err = verify(page, kind, owner, index, place);
     for (uint32_t i = 0; !err && kind != GILD_NODE_LEAF && i < GILD_DIR_REFS; i++)
         if (gild_place_type(dir->ref[i]) > GILD_PLACE_LOST ||
             gild_place_type(dir->ref[i]) == GILD_PLACE_PACK)

@@ -32,7 +32,8 @@ struct gild_node_header {
     uint64_t index; /* which leaf, directory or root page of the owner */
     uint32_t kind;
     uint32_t reserved;
-    uint64_t reserved2[3];
+    uint64_t place; /* of a delta's node: where it was written; 0 in sealed maps */
+    uint64_t reserved2[2];
 };
 
 struct gild_leaf {
@@ -57,9 +58,13 @@ void gild_node_seal(void *page, enum gild_node_kind kind, uint64_t owner, uint64
 /* 0, or -EBADMSG when magic, check, kind, owner or index is not as expected. */
 int gild_node_verify(const void *page, enum gild_node_kind kind, uint64_t owner, uint64_t index);
 
-/* The same for a node of a delta, whose references and places must be such as a delta's can be. */
+/* The same for a node of a delta, which knows its place: where its write was lost, an older one
+ * that lay there does not pass for it, whatever segment the file was then. Its references and
+ * places must be such as a delta's can be. */
+void gild_delta_node_seal(void *page, enum gild_node_kind kind, uint64_t owner, uint64_t index,
+                          uint64_t place);
 int gild_delta_node_verify(const void *page, enum gild_node_kind kind, uint64_t owner,
-                           uint64_t index);
+                           uint64_t index, uint64_t place);
 
 /* Blocks, leaves and directories that a disk of this size has. */
 static inline uint64_t gild_blocks_of(uint64_t size_bytes) {

@@ -34,10 +34,10 @@ static void make_valid(void) {
         struct gild_leaf *leaf = (void *)page_at(&valid, n);
         for (uint32_t i = 0; i < GILD_LEAF_BLOCKS; i++)
             leaf->place[i] = i % 3 ? gild_place_log(1, i + 10) : gild_place_of_type(i % 6 / 3);
-        gild_node_seal(leaf, GILD_NODE_LEAF, DELTA, n - LEAF);
+        gild_delta_node_seal(leaf, GILD_NODE_LEAF, DELTA, n - LEAF, gild_place_log(1, n));
     }
-    gild_node_seal(root, GILD_NODE_ROOT, DELTA, 0);
-    gild_node_seal(dir, GILD_NODE_DIR, DELTA, 0);
+    gild_delta_node_seal(root, GILD_NODE_ROOT, DELTA, 0, gild_place_log(1, ROOT));
+    gild_delta_node_seal(dir, GILD_NODE_DIR, DELTA, 0, gild_place_log(1, DIRECTORY));
 }
 
 static void count(void *context, uint64_t place, int sign) {
@@ -53,7 +53,8 @@ static bool answer(struct gild_delta_map *map, const struct fuzz_object *object,
     FUZZ_MUST(gild_place_type(need->place) == GILD_PLACE_LOG);
     uint32_t page = gild_place_offset(need->place);
     if (page >= object->length / GILD_NODE_BYTES ||
-        gild_delta_node_verify(page_at(object, page), need->kind, DELTA, need->index) != 0)
+        gild_delta_node_verify(page_at(object, page), need->kind, DELTA, need->index,
+                               need->place) != 0)
         return gild_delta_lose(map, need) == GILD_MAP_READY;
     return gild_delta_install(map, need, page_at(object, page)) == GILD_MAP_READY;
 }
@@ -115,13 +116,15 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size) {
     for (unsigned page = 0; fuzz_wants_checks(data) && page < object->length / GILD_NODE_BYTES;
          page++) {
         const struct gild_node_header *node = (void *)page_at(object, page);
-        gild_node_seal(page_at(object, page), node->kind, node->owner, node->index);
+        gild_delta_node_seal(page_at(object, page), node->kind, node->owner, node->index,
+                             node->place);
     }
     FUZZ_MUST(gild_page_pool_init(&pool, 64 * sizeof(struct gild_page)) == 0);
     FUZZ_MUST(gild_delta_map_init(&map, DELTA, SIZE_BLOCKS * 4096, &pool, count, NULL) == 0);
     const struct gild_dir *root = (void *)page_at(object, ROOT);
-    bool rooted = object->length >= GILD_NODE_BYTES &&
-                  gild_delta_node_verify(root, GILD_NODE_ROOT, DELTA, 0) == 0;
+    bool rooted =
+        object->length >= GILD_NODE_BYTES &&
+        gild_delta_node_verify(root, GILD_NODE_ROOT, DELTA, 0, gild_place_log(1, ROOT)) == 0;
     for (uint32_t i = 0; rooted && i < map.dir_count; i++)
         map.dirs[i] = root->ref[i];
     for (unsigned i = 0; i < ACTIONS; i++)

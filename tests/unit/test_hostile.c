@@ -81,10 +81,11 @@ static void store_with_strange_leaf(char directory[64]) {
     store_rig_close(store);
     read_place(page, directory, record->roots[0]);
     read_place(page, directory, page->dir.ref[0]);
-    read_place(page, directory, page->dir.ref[0]);
-    CU_ASSERT_EQUAL_FATAL(gild_delta_node_verify(page->bytes, GILD_NODE_LEAF, 1, 0), 0);
+    uint64_t place = page->dir.ref[0];
+    read_place(page, directory, place);
+    CU_ASSERT_EQUAL_FATAL(gild_delta_node_verify(page->bytes, GILD_NODE_LEAF, 1, 0, place), 0);
     page->leaf.place[STRANGE] = gild_place_log(4000, 9);
-    gild_node_seal(page->bytes, GILD_NODE_LEAF, 1, 0);
+    gild_delta_node_seal(page->bytes, GILD_NODE_LEAF, 1, 0, place);
     page_io(page, true);
     free(page);
     free(record);
