@@ -37,7 +37,7 @@ static uint64_t deltas[RIG_DESKTOPS], maps[RIG_IMAGES];
 static uint8_t *settled[RIG_DESKTOPS], *latest[RIG_DESKTOPS];
 
 static const struct gild_store_options options = {
-    .threads = RIG_STREAMS, .cache_bytes = 16u << 20, .segment_blocks = 256};
+    .threads = 2, .cache_bytes = 16u << 20, .segment_blocks = 256};
 
 static void must(bool good, const char *what, const struct gild_error *error) {
     if (good)
@@ -259,14 +259,15 @@ struct search {
     uint8_t id[16];
     uint64_t delta, block; /* or */
     uint64_t stream, lsn;
-    bool by_number, found;
+    bool by_number, any_number, found;
     struct rig_spot spot;
     struct gild_batch_header header; /* the newest that fits */
 };
 
 static bool fits(const struct search *search, const struct gild_batch_header *header) {
     if (search->by_number)
-        return header->stream == search->stream && header->lsn == search->lsn;
+        return header->stream == search->stream &&
+               (search->any_number || header->lsn == search->lsn);
     for (uint32_t i = 0; i < header->entry_count; i++)
         if (header->entries[i].kind == GILD_ENTRY_DATA &&
             header->entries[i].delta == search->delta && header->entries[i].block == search->block)
@@ -342,26 +343,42 @@ static void read_at(const struct rig_spot *spot, void *bytes) {
     close(fd);
 }
 
-unsigned rig_streams(const char *directory) {
-    struct gild_batch_header *header = gild_file_buffer(4096);
-    uint64_t seen[RIG_DESKTOPS];
-    unsigned count = 0;
-    for (unsigned d = 0; d < RIG_DESKTOPS; d++) {
-        uint64_t block = 0;
-        while (block < RIG_DISK_BLOCKS && !rig_in_tail(d, block))
-            block++;
-        if (block == RIG_DISK_BLOCKS)
-            continue;
-        struct rig_spot spot = rig_batch(directory, d, block, NULL, NULL);
-        read_at(&spot, header);
-        unsigned known = 0;
-        while (known < count && seen[known] != header->stream)
-            known++;
-        if (known == count)
-            seen[count++] = header->stream;
+struct streams {
+    uint64_t id[8];
+    unsigned count;
+};
+
+static int note_stream(void *context, const void *key, size_t key_length, const void *value,
+                       size_t length) {
+    struct streams *streams = context;
+    (void)key_length, (void)value, (void)length;
+    must(streams->count < 8, "streams", NULL);
+    streams->id[streams->count++] = gild_rec_key_u64(key);
+    return 0;
+}
+
+bool rig_ends_seen(const char *directory) {
+    struct gild_catalog *catalog = rig_catalog(directory);
+    struct search *search = calloc(1, sizeof *search);
+    struct streams streams = {.count = 0};
+    struct gild_txn *txn;
+    bool all = true;
+    must(gild_txn_begin(catalog, false, &txn) == 0, "begin", NULL);
+    must(gild_txn_scan(txn, GILD_TABLE_STREAMS, NULL, 0, note_stream, &streams) == 0, "scan", NULL);
+    gild_txn_abort(txn);
+    gild_catalog_close(catalog);
+    for (unsigned i = 0; i < streams.count; i++) {
+        *search = (struct search){
+            .directory = directory, .stream = streams.id[i], .by_number = true, .any_number = true};
+        store_id(directory, search->id);
+        for (uint64_t s = 1; s < 200; s++)
+            search_segment(search, s);
+        const struct gild_batch_header *last = &search->header;
+        all = all && search->found && last->payload_blocks &&
+              last->offset + 1 + last->payload_blocks + GILD_LEAST_ROOM <= options.segment_blocks;
     }
-    free(header);
-    return count;
+    free(search);
+    return all;
 }
 
 bool rig_batch_at(const char *directory, struct rig_spot of, uint64_t lsn, struct rig_spot *spot) {

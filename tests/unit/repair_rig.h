@@ -11,7 +11,6 @@
 #include "map/node.h"
 
 #define RIG_DESKTOPS 6u /* d1 .. d6 */
-#define RIG_STREAMS 2u  /* one for each reactor */
 #define RIG_IMAGES 2u   /* win@1: d1 .. d4; win@2: d5, d6 */
 #define RIG_DISKS (RIG_DESKTOPS + RIG_IMAGES)
 #define RIG_IMAGE_BLOCKS 3072u
@@ -45,8 +44,9 @@ struct rig_spot {
 /* The newest batch above the checkpoint that has data of the block: its header. */
 struct rig_spot rig_batch(const char *directory, unsigned desktop, uint64_t block, uint64_t *serial,
                           uint64_t *lsn);
-/* How many streams of the killed store have batches above the checkpoint. */
-unsigned rig_streams(const char *directory);
+/* Has each stream that the catalogue knows a batch, with room for another behind its last? Then no
+ * missing segment can hold more of it. */
+bool rig_ends_seen(const char *directory);
 /* The same by number, in the same stream as `of`. */
 bool rig_batch_at(const char *directory, struct rig_spot of, uint64_t lsn, struct rig_spot *spot);
 /* A desktop's map as of the checkpoint: nodes, and the place of a block. */

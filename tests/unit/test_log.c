@@ -47,6 +47,7 @@ static void open_segments(struct rig *rig, unsigned ready, unsigned reserve) {
         .catalog = rig->catalog,
         .ready_target = ready,
         .reserve = reserve,
+        .for_nodes = reserve / 2,
         .headroom = headroom,
         .context = rig,
     };
