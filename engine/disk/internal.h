@@ -31,6 +31,7 @@ struct gild_store {
     struct gild_cache *content; /* groups */
     struct gild_cache *nodes;   /* map nodes, pack tables, blocks read back from the log */
     struct gild_segments *segments;
+    unsigned reserve_segments; /* that guests' data leaves */
     struct reactor reactors[MAX_REACTORS];
     unsigned reactor_count;
     uint64_t streams[MAX_REACTORS];

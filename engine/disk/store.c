@@ -28,8 +28,10 @@
 #define MOST_CACHE_BYTES ((uint64_t)2 << 30)
 #define OFFLINE_CACHE_BYTES ((uint64_t)32 << 20)
 #define READY_SEGMENTS 4u
-#define HOST_MARGIN_BYTES ((uint64_t)64 << 20) /* left free on the host's file system */
-#define LEAST_PAGES ((size_t)64)               /* of maps: what a few ops at once may need */
+/* Left free on the host's file system: two segments for checkpoints, and what they leave. */
+#define HOST_MARGIN_BYTES ((uint64_t)144 << 20)
+#define RESERVE_SHARE 32u        /* a store is small if one segment of each reactor is more of it */
+#define LEAST_PAGES ((size_t)64) /* of maps: what a few ops at once may need */
 #define LAST_MARGIN_BYTES ((uint64_t)16 << 20) /* by checkpoints, too */
 
 static const char *const folders[] = {"catalogue", "journal", "packs", "maps", "log"};
@@ -198,14 +200,23 @@ int gild_store_admit_bytes(struct gild_store *store, uint64_t bytes) {
     return headroom(store, GILD_SEGMENT_FOR_DATA) < bytes ? -ENOSPC : 0;
 }
 
-/* What a full store keeps for itself: what checkpoints write, and one segment for trims. Map pages
- * are limited to what fits there while less is left than unlimited ones might need. */
+/* What a full store keeps for itself: what checkpoints write, and a segment of each reactor for
+ * trims (a small store: one). Map pages are limited to what fits into the former while less is left
+ * than unlimited ones might need. */
 static unsigned node_segments(const struct gild_store *store) {
     return (store->reactor_count + 3) / 4;
 }
 
-static unsigned reserve_segments(const struct gild_store *store) {
-    return 1 + node_segments(store);
+static unsigned reserve_segments(const struct gild_store *store, uint32_t segment_blocks) {
+    struct statvfs fs;
+    uint64_t capacity = 0;
+    if (statvfs(store->directory, &fs) == 0)
+        capacity = (uint64_t)fs.f_blocks * fs.f_frsize;
+    if (store->size_limit_bytes)
+        capacity = gild_min_u64(capacity, store->size_limit_bytes);
+    uint64_t share = (uint64_t)store->reactor_count * RESERVE_SHARE;
+    bool small = capacity / GILD_LOG_BLOCK / segment_blocks < share;
+    return node_segments(store) + (small ? 1 : store->reactor_count);
 }
 
 /* Of a reactor: the nodes of as many pages fit into node_segments(), batch headers and roots (one
@@ -286,13 +297,15 @@ static int open_segments(struct gild_store *store, const struct gild_store_optio
                          struct gild_error *error) {
     char path[4096];
     store_path(store, "log", path);
-    unsigned reserve = reserve_segments(store);
+    uint32_t blocks = options->segment_blocks ? options->segment_blocks : GILD_SEGMENT_BLOCKS;
+    unsigned reserve = store->reserve_segments = reserve_segments(store, blocks);
     struct gild_segments_options segments = {
         .directory = path,
         .catalog = store->catalog,
         .segment_blocks = options->segment_blocks,
         .ready_target = READY_SEGMENTS > reserve + 2 ? READY_SEGMENTS : reserve + 2,
         .reserve = reserve,
+        .for_nodes = node_segments(store),
         .tight = 3 * store->reactor_count + 2,
         .headroom = headroom,
         .context = store,
@@ -576,7 +589,7 @@ int gild_store_get_info(struct gild_store *store, struct gild_store_info *info,
     /* Segments come whole, and those that are ready hold nothing yet: all but the reserve are free.
      */
     info->free_bytes -= info->free_bytes % segments.segment_bytes;
-    unsigned reserve = reserve_segments(store);
+    unsigned reserve = store->reserve_segments;
     if (segments.ready > reserve) {
         uint64_t ready = segments.ready_bytes / segments.ready * (segments.ready - reserve);
         info->free_bytes += ready;

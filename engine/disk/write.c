@@ -250,10 +250,12 @@ static bool have_leaf(struct gild_op *op, uint64_t block, struct gild_page **lea
 }
 
 /* A full store may be about to be less full: what was trimmed or overwritten since the last
- * checkpoint becomes room with the next one. A write waits for that once before it is refused. */
-static bool wait_for_space(struct gild_op *op) {
+ * checkpoint becomes room with the next one, and so do segments of nothing but trims. A write waits
+ * for that once before it is refused. */
+static bool wait_for_space(struct gild_op *op, bool data) {
     struct reactor *reactor = op->disk->reactor;
-    if (!atomic_load(&op->disk->store->released) || op->ticket & OP_SPACE_ASKED)
+    bool hope = !data || atomic_load(&op->disk->store->released);
+    if (!hope || op->ticket & OP_SPACE_ASKED)
         return false;
     op->ticket |= OP_SPACE_ASKED;
     disk_op_pause(op, OP_WAIT_PAGE);
@@ -273,7 +275,7 @@ static bool have_room(struct gild_op *op, bool data) {
     int err = gild_log_room(op->disk->reactor->log, data, log_waiter(op));
     if (err == -EAGAIN)
         disk_op_pause(op, OP_WAIT_ROOM);
-    else if (err && !(err == -ENOSPC && wait_for_space(op)))
+    else if (err && !(err == -ENOSPC && wait_for_space(op, data)))
         op->error = err;
     return err == 0;
 }

@@ -426,6 +426,11 @@ static bool wanting(const struct gild_segments *s) {
     return s->ready_count < s->options.ready_target;
 }
 
+/* The reserve is restored past the store's own size, too. */
+static enum gild_segment_use what_for(const struct gild_segments *s) {
+    return s->ready_count < s->options.reserve ? GILD_SEGMENT_FOR_NODES : GILD_SEGMENT_FOR_DATA;
+}
+
 /* Until somebody wakes us, or the time has come to look again. Lock held. */
 static void rest(struct gild_segments *s) {
     if (!s->no_space && s->space.level == GILD_SPACE_PLENTY) {
@@ -446,14 +451,14 @@ static void *preparer(void *context) {
     pthread_mutex_lock(&s->lock);
     while (!s->stopping) {
         if (wanting(s) && !s->no_space) {
-            prepare_one(s, GILD_SEGMENT_FOR_DATA);
+            prepare_one(s, what_for(s));
             continue;
         }
         rest(s);
         if (s->stopping)
             break;
         if (s->no_space && wanting(s))
-            prepare_one(s, GILD_SEGMENT_FOR_DATA);
+            prepare_one(s, what_for(s));
         else if (s->space.level != GILD_SPACE_PLENTY) {
             pthread_mutex_unlock(&s->lock);
             gild_segments_look(s);
@@ -488,10 +493,9 @@ struct gild_segment *gild_segments_take(struct gild_segments *s, enum gild_segme
     pthread_mutex_lock(&s->lock);
     struct gild_segment *segment = s->ready;
     *error = 0;
-    unsigned reserve = s->options.reserve;
-    unsigned keep = use == GILD_SEGMENT_FOR_DATA               ? reserve
-                    : use == GILD_SEGMENT_FOR_MARKS && reserve ? reserve - 1
-                                                               : 0;
+    unsigned keep = use == GILD_SEGMENT_FOR_DATA    ? s->options.reserve
+                    : use == GILD_SEGMENT_FOR_MARKS ? s->options.for_nodes
+                                                    : 0;
     if (segment && s->ready_count > keep) {
         s->ready = segment->next;
         if (!s->ready)
@@ -541,8 +545,9 @@ int gild_segments_recycle(struct gild_segments *s, struct gild_segment *segment)
     char name[NAME_BYTES];
     pthread_mutex_lock(&s->lock);
     table_remove(s, segment);
-    bool keep = segment->blocks == s->options.segment_blocks &&
-                s->spare_count + s->ready_count < s->options.ready_target + s->taken_lately;
+    /* One of another size is better than none. */
+    bool fits = segment->blocks == s->options.segment_blocks || s->space.level == GILD_SPACE_FULL;
+    bool keep = fits && s->spare_count + s->ready_count < s->options.ready_target + s->taken_lately;
     if (keep) {
         segment->next = s->spare;
         s->spare = segment;

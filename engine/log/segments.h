@@ -59,7 +59,7 @@ struct gild_segment_waiter {
 struct gild_segments;
 
 /* What a segment is wanted for. Guests' data leaves the whole reserve, entries without data (trims,
- * which make room in the end) leave all of it but one, checkpoints take any. */
+ * which make room in the end) leave the checkpoints' part of it, checkpoints take any. */
 enum gild_segment_use { GILD_SEGMENT_FOR_DATA, GILD_SEGMENT_FOR_MARKS, GILD_SEGMENT_FOR_NODES };
 
 struct gild_segments_options {
@@ -68,7 +68,8 @@ struct gild_segments_options {
     struct gild_catalog *catalog;
     uint32_t segment_blocks; /* of those that are made from now on, 0 = GILD_SEGMENT_BLOCKS */
     unsigned ready_target;   /* segments kept ready */
-    unsigned reserve;        /* of these, kept back for checkpoints, one of them for trims too */
+    unsigned reserve;        /* of these, kept back from guests' data */
+    unsigned for_nodes;      /* of the reserve, kept back from trims, too: for checkpoints */
     unsigned tight;          /* segments left for data at which gild_segments_tight says so */
     /* How many bytes more may be taken from the host for this use. Any thread; may block. */
     uint64_t (*headroom)(void *context, enum gild_segment_use use);
@@ -122,8 +123,8 @@ typedef int gild_segments_visit(void *context, struct gild_segment *segment);
 int gild_segments_each(struct gild_segments *segments, gild_segments_visit *visit, void *context);
 
 /* After the catalogue no longer knows the segment and readers have passed: it becomes a ready one
- * under a new serial, or its file is unlinked if there are enough or it has another size than those
- * made now. Blocking. */
+ * under a new serial, or its file is unlinked if there are enough, or it has another size than
+ * those made now and there is room for one. Blocking. */
 int gild_segments_recycle(struct gild_segments *segments, struct gild_segment *segment);
 
 /* The end of a checkpoint: how many segments were taken since the last one is how many are worth
@@ -133,7 +134,7 @@ void gild_segments_quiet(struct gild_segments *segments);
 /* Is so little left that what a checkpoint will have to write must fit into the reserve? Wait-free.
  */
 bool gild_segments_tight(const struct gild_segments *segments);
-/* What a block of guests' data has to wait for now, in nanoseconds. Wait-free. */
+/* What each block of guests' data costs, in nanoseconds of waiting. Wait-free. */
 uint32_t gild_segments_price_ns(const struct gild_segments *segments);
 
 /* Looks anew at how much may be taken from the host. Blocking. */

@@ -30,6 +30,7 @@ static struct {
         uint8_t before[SIM_PAGE];
     } rots[MOST_ROTS];
     unsigned rot_count;
+    uint64_t bound;
 } disk;
 
 #define BIT(fault) (1u << (fault))
@@ -49,6 +50,27 @@ void sim_disk_point(enum sim_point what) {
 
 uint64_t sim_disk_points(void) {
     return disk.points;
+}
+
+/* ---- size ------------------------------------------------------------------------------------ */
+
+void sim_disk_bound(uint64_t bytes) {
+    disk.bound = bytes;
+}
+
+uint64_t sim_disk_used(void) {
+    return sim_names_bytes();
+}
+
+uint64_t sim_disk_free(void) {
+    if (!disk.bound)
+        return UINT64_MAX;
+    uint64_t used = sim_names_bytes();
+    return used < disk.bound ? disk.bound - used : 0;
+}
+
+bool sim_disk_fits(const struct sim_inode *inode, uint64_t size) {
+    return size <= inode->size || size - inode->size <= sim_disk_free();
 }
 
 /* ---- pages ----------------------------------------------------------------------------------- */
@@ -332,6 +354,8 @@ long sim_disk_write_begin(enum sim_site site, int fd, const void *buffer, size_t
     int failed = fail_write(site, inode, &length, &offset);
     if (failed < 0)
         return failed;
+    if (!sim_disk_fits(inode, offset + length))
+        return -ENOSPC;
     *write = ++disk.next_order;
     bool changed = offset + length > inode->size;
     for (size_t did = 0; did < length;) {

@@ -33,6 +33,13 @@ void sim_disk_on_point(void (*point)(void *context, enum sim_point what), void *
 void sim_disk_point(enum sim_point what);
 uint64_t sim_disk_points(void); /* how many there were */
 
+/* The file system's size: what would grow a file past it gives ENOSPC. 0: as large as anybody
+ * wants. What is there stays there, and may be written over. */
+void sim_disk_bound(uint64_t bytes);
+uint64_t sim_disk_used(void);
+/* Bytes free; UINT64_MAX without a bound. */
+uint64_t sim_disk_free(void);
+
 /* What a power cut does with what is not durable. */
 enum sim_cut {
     SIM_KEEP_ALL,

@@ -62,7 +62,7 @@ void sim_fault_arm(enum sim_site site, enum sim_fault fault, uint64_t after, boo
 }
 
 enum sim_fault sim_fault_arm_any(void) {
-    for (;;) {
+    for (unsigned tries = 0; tries < 1000; tries++) {
         enum sim_site site = (enum sim_site)sim_below(SIM_AT_REST);
         enum sim_fault fault = (enum sim_fault)sim_below(SIM_FAULTS);
         if (!sim_fault_fits(site, fault) || faults.at[site].armed)
@@ -71,6 +71,7 @@ enum sim_fault sim_fault_arm_any(void) {
         sim_fault_arm(site, fault, sim_below(sites[site].within), for_good);
         return fault;
     }
+    return SIM_NO_FAULT; /* one is armed at each site */
 }
 
 void sim_fault_mend(void) {

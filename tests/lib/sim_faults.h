@@ -44,7 +44,8 @@ void sim_faults_count_in(struct sim_fault_counts *counts);
 bool sim_faults_print(const struct sim_fault_counts *counts, uint64_t least);
 
 bool sim_fault_fits(enum sim_site site, enum sim_fault fault);
-/* Arms one that fits, drawn from the seed, so that it will mostly fire within a short life. */
+/* Arms one that fits, drawn from the seed, so that it will mostly fire within a short life.
+ * SIM_NO_FAULT: each site has one. */
 enum sim_fault sim_fault_arm_any(void);
 void sim_fault_arm(enum sim_site site, enum sim_fault fault, uint64_t after, bool for_good);
 void sim_fault_mend(void);

@@ -174,6 +174,8 @@ static int grow(int fd, off_t offset, off_t length) {
     int error = inode ? sim_fault_error(SIM_AT_FALLOCATE) : -EBADF;
     if (error)
         return error;
+    if (!sim_disk_fits(inode, (uint64_t)(offset + length)))
+        return -ENOSPC;
     if ((uint64_t)(offset + length) > inode->size)
         inode->size = (uint64_t)(offset + length);
     return 0;
@@ -268,7 +270,9 @@ int __wrap_statvfs(const char *path, struct statvfs *out) {
     (void)path;
     memset(out, 0, sizeof *out);
     out->f_frsize = out->f_bsize = SIM_PAGE;
-    out->f_blocks = out->f_bfree = out->f_bavail = (uint64_t)64 << 30 >> 12;
+    uint64_t most = (uint64_t)64 << 30, left = sim_disk_free();
+    out->f_blocks = most / SIM_PAGE;
+    out->f_bfree = out->f_bavail = (left < most ? left : most) / SIM_PAGE;
     return 0;
 }
 

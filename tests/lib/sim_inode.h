@@ -46,6 +46,8 @@ struct sim_inode *sim_inode_of(int fd);
 void sim_inode_rot(struct sim_inode *inode, uint64_t page);
 /* Some page that could; false: none. */
 bool sim_inode_rottable(const struct sim_inode *inode, uint64_t *page);
+/* May the file have that size? */
+bool sim_disk_fits(const struct sim_inode *inode, uint64_t size);
 /* What lies beyond is gone for readers at once, durably with the next sync. */
 void sim_inode_truncate(struct sim_inode *inode, uint64_t size);
 void sim_inode_cut(struct sim_inode *inode, enum sim_cut cut);
@@ -61,6 +63,8 @@ int sim_names_rename(const char *from, const char *to, bool replace);
 int sim_names_remove(const char *path);
 /* The `index`-th name in a folder, NULL at the end. */
 const char *sim_names_in(const char *folder, unsigned index);
+/* Bytes of all files of the store, as they are seen. */
+uint64_t sim_names_bytes(void);
 /* A sync of the folder's inode: its names are durable. Of a file: nothing. */
 void sim_names_settle(const struct sim_inode *folder);
 /* A file that faults may change, drawn from the seed; NULL: none. */

@@ -101,6 +101,14 @@ void sim_names_make(void) {
     set(&names.durable, "/", root);
 }
 
+uint64_t sim_names_bytes(void) {
+    uint64_t bytes = 0;
+    for (unsigned i = 0; i < names.seen.count; i++)
+        if (!names.seen.list[i].inode->fill)
+            bytes += names.seen.list[i].inode->size;
+    return bytes;
+}
+
 int sim_names_find(const char *path, struct sim_inode **out) {
     struct name *name = look_up(&names.seen, path);
     if (!name)

@@ -41,7 +41,12 @@ static void import_image(struct image *image) {
     struct gild_error error = {0};
     sim_disk_make_file(source, (uint64_t)image->content.sectors * CONTENT_SECTOR, content_page,
                        image->content.seed);
-    if (gild_image_import(machine.store, &request, &info, &error)) {
+    int space = machine.space, err = gild_image_import(machine.store, &request, &info, &error);
+    if (machine_lacked_space(err, space)) {
+        image->presence = ABSENT;
+        return;
+    }
+    if (err) {
         machine_failed("an import", error.message);
         return;
     }
@@ -78,7 +83,14 @@ static void make_clone(struct disk *disk) {
                                               (uint64_t)disk->oracle.sector_count * ORACLE_SECTOR};
     struct gild_error error = {0};
     uint32_t made;
-    if (gild_desktop_create(machine.store, &request, &made, &error)) {
+    int space = machine.space;
+    int err = gild_desktop_create(machine.store, &request, &made, &error);
+    if (machine_lacked_space(err, space)) {
+        disk->presence = ABSENT;
+        oracle_fini(&disk->oracle);
+        return;
+    }
+    if (err) {
         machine_failed("a clone", error.message);
         return;
     }

@@ -68,6 +68,9 @@ bool counts_print(const struct machine_counts *counts, bool faults, uint64_t lea
     line("EIO, disk damaged", counts->detected, 0);
     line("segments written to the end", counts->disk.full, faults ? least : 0);
     line("segments recycled", counts->disk.recycled, faults ? least : 0);
+    enough &= line("file systems made full", counts->squeezed, faults ? least : 0);
+    enough &= line("made roomy again", counts->relaxed, faults ? least : 0);
+    enough &= line("refused for want of space", counts->no_space, faults ? least : 0);
     line("power cuts", counts->states, 0);
     enough &= line("distinct durable images", counts->distinct, faults || !least ? 0 : DISTINCT);
     for (unsigned i = 0; i < WRONGS; i++)

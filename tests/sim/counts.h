@@ -38,11 +38,13 @@ enum wrong { WRONG_LOST, WRONG_BYTES, WRONG_ROT, WRONG_OTHER, WRONGS };
 struct machine_counts {
     _Atomic uint64_t ops[MACHINE_OPS];
     _Atomic uint64_t cuts[SIM_GARBLE + 1];
-    _Atomic uint64_t lives, refused;   /* opened; refused since the disk was damaged */
-    _Atomic uint64_t retried;          /* opened at the second try: the first met a fault */
-    _Atomic uint64_t rebuilt;          /* catalogues lost, and made again from their journals */
-    _Atomic uint64_t detected;         /* ops on a damaged disk that gave EIO */
-    _Atomic uint64_t states, distinct; /* durable images after a power cut; by hash */
+    _Atomic uint64_t lives, refused;    /* opened; refused since the disk was damaged */
+    _Atomic uint64_t retried;           /* opened at the second try: the first met a fault */
+    _Atomic uint64_t rebuilt;           /* catalogues lost, and made again from their journals */
+    _Atomic uint64_t detected;          /* ops on a damaged disk that gave EIO */
+    _Atomic uint64_t squeezed, relaxed; /* file systems made full, and made roomy again */
+    _Atomic uint64_t no_space;          /* ops and verbs that were refused meanwhile */
+    _Atomic uint64_t states, distinct;  /* durable images after a power cut; by hash */
     _Atomic uint64_t wrong[WRONGS];
     struct sim_disk_counts disk;
     struct sim_fault_counts faults;

@@ -67,13 +67,66 @@ void machine_end(void) {
 /* ---- faults ---------------------------------------------------------------------------------- */
 
 void machine_arm(void) {
-    if (sim_fault_arm_any() != SIM_SHORT)
+    enum sim_fault fault = sim_fault_arm_any();
+    if (fault != SIM_SHORT && fault != SIM_NO_FAULT)
         machine.errors = true;
 }
 
 static void calm(void) {
     sim_fault_mend();
     machine.errors = false;
+    machine.space = ROOMY;
+    sim_disk_bound(0);
+}
+
+/* A start after a crash takes a part of the reserve, which can not be made good where nothing at
+ * all is left: then it may be refused, and so may trims. */
+static void calm_but_for_space(void) {
+    sim_fault_mend();
+    machine.errors = machine.space == NOTHING_LEFT;
+}
+
+/* ---- space ----------------------------------------------------------------------------------- */
+
+#define MARGIN ((uint64_t)144 << 20) /* that the engine leaves on a file system */
+
+static void rest(void) {
+    uint64_t until = sim_now_ns() + 1000000000u;
+    while (!sim_wait(&until, until))
+        ;
+}
+
+/* Either the engine sees it coming; or others have taken what it had left for its own needs, too,
+ * and it has only what it had allocated. */
+void machine_squeeze(void) {
+    rest(); /* a reserve is there once it could be made */
+    machine.space = sim_chance(500) ? LITTLE_LEFT : NOTHING_LEFT;
+    uint64_t left = machine.space == LITTLE_LEFT ? MARGIN + sim_below((uint64_t)4 << 20)
+                                                 : sim_below((uint64_t)1 << 20);
+    sim_disk_bound(sim_disk_used() + left);
+    machine.counts->squeezed++;
+    if (getenv("GILD_LOG"))
+        fprintf(stderr, "-- %" PRIu64 " KiB are left on the file system\n", left >> 10);
+}
+
+void machine_relax(void) {
+    if (machine.space == ROOMY)
+        return;
+    sim_disk_bound(0);
+    if (getenv("GILD_LOG"))
+        fprintf(stderr, "-- the file system has room again\n");
+    rest();
+    machine.space = ROOMY;
+    machine.counts->relaxed++;
+    for (unsigned i = 0; i < 4; i++) /* none of them may be refused now */
+        machine_do(MACHINE_FILL, 4);
+}
+
+bool machine_lacked_space(int error, int space) {
+    if (error != -ENOSPC || (space == ROOMY && machine.space == ROOMY))
+        return false;
+    machine.counts->no_space++;
+    return true;
 }
 
 void machine_let_rot(void) {
@@ -266,7 +319,10 @@ void machine_cut(uint64_t seed, enum sim_cut cut) {
     machine.counts->cuts[cut]++;
     machine.store = NULL;
     machine.orderly = false;
-    calm();
+    if (sim_chance(500))
+        calm();
+    else
+        calm_but_for_space();
     admin_reset();
     work_reset();
 }

@@ -37,6 +37,10 @@ void machine_cut(uint64_t seed, enum sim_cut cut);
 
 /* Ops may fail from here on, until the store is opened anew. */
 void machine_arm(void);
+/* From here on the file system is full, or nearly, until it is opened anew; or it has room again:
+ * then writes must go on within a second. */
+void machine_squeeze(void);
+void machine_relax(void);
 /* From here on pages may rot while the store is closed. */
 void machine_let_rot(void);
 /* Pages that have rotted are as they were. */

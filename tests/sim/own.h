@@ -50,7 +50,8 @@ struct machine {
     bool stale;                         /* the same, with its log damaged */
     bool may_rot;                       /* while it is closed */
     bool made;                          /* so it has a catalogue that can be lost */
-    bool losing;                        /* its catalogue is lost, and not yet made again */
+    enum { ROOMY, LITTLE_LEFT, NOTHING_LEFT } space; /* of the file system */
+    bool losing; /* its catalogue is lost, and not yet made again */
 };
 extern struct machine machine;
 
@@ -58,6 +59,11 @@ void machine_fail(enum wrong wrong, const char *what, const char *why) __attribu
 bool machine_damaged(void);
 /* An op or verb failed: is that in order? */
 void machine_failed(const char *what, const char *why);
+
+/* May what began at `space`, and ends now, have failed for want of space, which only new data may?
+ * It is counted.
+ */
+bool machine_lacked_space(int error, int space);
 
 /* The history ends here: the store is refused for good, as it may be. */
 void machine_end(void) __attribute__((noreturn));

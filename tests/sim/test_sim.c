@@ -70,9 +70,15 @@ static void live(void) {
         machine_arm();
     if (!machine_on())
         return;
+    bool squeezed = sim_chance(300);
+    unsigned full_at = (unsigned)sim_below(ops), roomy_at = full_at + (unsigned)sim_below(ops);
     for (unsigned i = 0; i < ops; i++) {
         if (faults && i % 12 == 0)
             machine_arm();
+        if (squeezed && i == full_at)
+            machine_squeeze();
+        if (squeezed && i == roomy_at)
+            machine_relax();
         machine_random_op(most);
     }
     if (ends_by_cut)

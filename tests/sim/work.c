@@ -19,6 +19,7 @@ struct slot {
     struct gild_extent extents[MOST_EXTENTS];
     enum machine_op kind;
     bool busy;
+    int space;         /* when it was sent */
     struct disk *disk; /* NULL: an image is read */
     struct image *image;
     enum oracle_mode mode;
@@ -97,10 +98,34 @@ static void check_status(struct slot *slot) {
         machine_fail(WRONG_BYTES, "block status", "answers nothing");
 }
 
+/* Trims and zeroes of whole blocks need no room: the reserve has it for them, while it can be made
+ * good. */
+static bool needs_room(const struct slot *slot) {
+    switch (slot->kind) {
+    case MACHINE_WRITE:
+    case MACHINE_WRITE_PART:
+    case MACHINE_WRITE_FUA:
+    case MACHINE_FILL:
+        return true;
+    case MACHINE_TRIM:
+    case MACHINE_ZERO:
+    case MACHINE_ZERO_NO_HOLE:
+        return slot->first % 8 || slot->count % 8 || slot->space == NOTHING_LEFT ||
+               machine.space == NOTHING_LEFT;
+    default:
+        return false;
+    }
+}
+
 static void check_end(struct slot *slot) {
     struct gild_op *op = &slot->op;
+    if (op->error && needs_room(slot) && machine_lacked_space(op->error, slot->space))
+        return;
     if (op->error) {
-        machine_failed("an op fails", strerror(-op->error));
+        char what[64];
+        snprintf(what, sizeof what, "op %u of sectors %u to %u fails", (unsigned)slot->kind,
+                 slot->first, slot->first + slot->count);
+        machine_failed(what, strerror(-op->error));
         machine.counts->detected += machine_damaged();
         if (slot->disk && slot->mode == ORACLE_STALE)
             oracle_unread(&slot->disk->oracle, slot->first, slot->count);
@@ -178,6 +203,7 @@ static void post(struct slot *slot, struct gild_disk *disk, enum gild_op_kind ki
         .extent_limit = MOST_EXTENTS,
         .done = on_end,
     };
+    slot->space = machine.space;
     slot->busy = true;
     machine.busy++;
     if (slot->disk)
