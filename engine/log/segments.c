@@ -56,7 +56,8 @@ struct gild_segments {
     pthread_cond_t wake; /* of the preparer */
     pthread_t thread;
     bool running, stopping;
-    int no_space; /* 0 or -errno of the last try to prepare */
+    int no_space;   /* 0 or -errno of the last try to prepare one for guests' data */
+    int no_reserve; /* the same for the reserve, which may take more of the host */
     struct gild_segment *ready, **ready_tail;
     unsigned ready_count;
     struct gild_segment *spare; /* emptied files that wait for a new serial */
@@ -413,11 +414,14 @@ static void prepare_one(struct gild_segments *s, enum gild_segment_use use) {
         s->ready_tail = &made->next;
         s->ready_count++;
         s->ready_blocks += made->blocks;
-    } else if (!s->no_space && !full) { /* that is told by the level */
+    } else if (!s->no_space && !s->no_reserve && !full) { /* that is told by the level */
         gild_log(GILD_LOG_WARN, "no further log segment can be made in %s: %s", s->directory,
                  strerror(-err));
     }
-    s->no_space = err;
+    if (use == GILD_SEGMENT_FOR_DATA || err)
+        s->no_space = err;
+    if (use != GILD_SEGMENT_FOR_DATA || !err)
+        s->no_reserve = err;
     judge_space(s);
     wake_waiters(s);
 }
@@ -431,18 +435,23 @@ static enum gild_segment_use what_for(const struct gild_segments *s) {
     return s->ready_count < s->options.reserve ? GILD_SEGMENT_FOR_NODES : GILD_SEGMENT_FOR_DATA;
 }
 
-/* Until somebody wakes us, or the time has come to look again. Lock held. */
+/* Why none could be made of late, of those that are wanted next. */
+static int trouble(const struct gild_segments *s) {
+    return what_for(s) == GILD_SEGMENT_FOR_DATA ? s->no_space : s->no_reserve;
+}
+
+/* Until one is wanted that may be had, or the time has come to look again. Takers that are refused
+ * wake us, too: no reason to hurry. Lock held. */
 static void rest(struct gild_segments *s) {
-    if (!s->no_space && s->space.level == GILD_SPACE_PLENTY) {
+    if (!trouble(s) && s->space.level == GILD_SPACE_PLENTY) {
         pthread_cond_wait(&s->wake, &s->lock);
         return;
     }
-    uint64_t until_ns = clock_ns(CLOCK_REALTIME) + (s->no_space ? RETRY_NS : LOOK_NS);
+    uint64_t until_ns = clock_ns(CLOCK_REALTIME) + (trouble(s) ? RETRY_NS : LOOK_NS);
     struct timespec until = {.tv_sec = (time_t)(until_ns / 1000000000u),
                              .tv_nsec = (long)(until_ns % 1000000000u)};
     int err = 0;
-    int trouble = s->no_space; /* takers that are refused wake us, too: no reason to hurry */
-    while (!s->stopping && s->no_space == trouble && !err && (trouble || !wanting(s)))
+    while (!s->stopping && !err && (trouble(s) || !wanting(s)))
         err = pthread_cond_timedwait(&s->wake, &s->lock, &until);
 }
 
@@ -450,16 +459,16 @@ static void *preparer(void *context) {
     struct gild_segments *s = context;
     pthread_mutex_lock(&s->lock);
     while (!s->stopping) {
-        if (wanting(s) && !s->no_space) {
+        if (wanting(s) && !trouble(s)) {
             prepare_one(s, what_for(s));
             continue;
         }
         rest(s);
         if (s->stopping)
             break;
-        if (s->no_space && wanting(s))
+        if (wanting(s)) {
             prepare_one(s, what_for(s));
-        else if (s->space.level != GILD_SPACE_PLENTY) {
+        } else if (s->space.level != GILD_SPACE_PLENTY) {
             pthread_mutex_unlock(&s->lock);
             gild_segments_look(s);
             pthread_mutex_lock(&s->lock);
@@ -511,8 +520,9 @@ struct gild_segment *gild_segments_take(struct gild_segments *s, enum gild_segme
         judge_space(s);
     } else {
         segment = NULL;
-        if (s->no_space) {
-            *error = why_none(s->no_space);
+        int why = use == GILD_SEGMENT_FOR_DATA ? s->no_space : s->no_reserve;
+        if (why) {
+            *error = why_none(why);
         } else if (waiter) {
             waiter->next = s->waiters;
             s->waiters = waiter;
@@ -534,7 +544,7 @@ int gild_segments_take_now(struct gild_segments *s, bool holds_nodes, struct gil
         pthread_mutex_lock(&s->lock);
         if (!s->ready)
             prepare_one(s, GILD_SEGMENT_FOR_NODES);
-        error = s->ready ? 0 : s->no_space;
+        error = s->ready ? 0 : s->no_reserve;
         pthread_mutex_unlock(&s->lock);
         if (error)
             return error;
@@ -554,7 +564,7 @@ int gild_segments_recycle(struct gild_segments *s, struct gild_segment *segment)
         s->spare_count++;
         s->blocks += segment->blocks;
     }
-    s->no_space = 0;
+    s->no_space = s->no_reserve = 0;
     judge_space(s);
     pthread_cond_signal(&s->wake);
     pthread_mutex_unlock(&s->lock);
