@@ -113,6 +113,8 @@ int gild_kv_open(struct gild_kv **out, const char *folder, const struct gild_kv_
 }
 
 void gild_kv_close(struct gild_kv *kv) {
+    if (!kv)
+        return;
     pthread_mutex_destroy(&kv->writing);
     free(kv);
 }
