@@ -15,3 +15,6 @@ if(NOT GILD_SANITIZE AND NOT GILD_COVERAGE)
            COMMAND ${CMAKE_CURRENT_SOURCE_DIR}/system/house.sh symbols ${libraries})
   set_tests_properties(house_symbols PROPERTIES LABELS unit TIMEOUT 300)
 endif()
+# A mutant whose text has gone says nothing about the tests any more.
+add_test(NAME house_mutants COMMAND ${PROJECT_SOURCE_DIR}/tests/mutation/run --list)
+set_tests_properties(house_mutants PROPERTIES LABELS unit TIMEOUT 300)
