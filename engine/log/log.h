@@ -91,7 +91,6 @@ struct gild_log_stats {
     uint64_t batches, blocks, bytes; /* written to the device, headers counted */
     uint64_t flushes;                /* fdatasync calls and dsync writes */
     uint64_t syncs;                  /* asked for */
-    uint64_t paced_blocks;           /* that made later ones wait, since space runs out */
 };
 void gild_log_get_stats(const struct gild_log *log, struct gild_log_stats *stats);
 

@@ -1,1 +1,5 @@
-gild_test(space unit ${CMAKE_CURRENT_SOURCE_DIR}/unit/test_space.c LIBS gild_log gild_base)
+gild_test(space unit ${CMAKE_CURRENT_SOURCE_DIR}/unit/test_space.c
+          ${CMAKE_CURRENT_SOURCE_DIR}/unit/log_rig.c
+          ${CMAKE_CURRENT_SOURCE_DIR}/lib/loop_rig.c
+          ${CMAKE_CURRENT_SOURCE_DIR}/lib/log_device.c
+          LIBS gild_log gild_catalog gild_io gild_base)

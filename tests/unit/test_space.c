@@ -1,9 +1,11 @@
-/* Tests of the levels of space (engine/log/space.c). */
+/* Space that runs out (D7): its levels (engine/log/space.c), and what the log makes of them. */
 #include <CUnit/Basic.h>
 #include <CUnit/CUnit.h>
+#include <errno.h>
+#include <sched.h>
 #include <string.h>
 
-#include "log/space.h"
+#include "log_rig.h"
 
 #define TOTAL 1000u
 #define SECOND 1000000000ull
@@ -86,6 +88,85 @@ static void test_each_level_has_a_name(void) {
                                 0);
 }
 
+/* ---- the log
+ * -------------------------------------------------------------------------------------- */
+
+static void test_a_full_device_refuses_data_before_marks(void) {
+    struct rig *rig = rig_make(0, 3, 2);
+    struct step step = step_of(rig, rig->log), mark = step_of(rig, rig->log);
+    mark.data = false;
+    CU_ASSERT_EQUAL(append(&step), 0);
+    /* The list is full again before the device is, so that what is left is known: one segment and
+     * the reserve. */
+    struct gild_segments_totals totals = {0};
+    while (totals.ready < 3) {
+        gild_segments_get_totals(rig->segments, &totals);
+        sched_yield();
+    }
+    rig->room_bytes = 0;
+    uint64_t blocks = 1;
+    for (; blocks < 4 * GILD_SEGMENT_BLOCKS; blocks += GILD_BATCH_ENTRIES) {
+        append_many(&step, GILD_BATCH_ENTRIES);
+        if (step.result)
+            break;
+    }
+    CU_ASSERT_EQUAL(step.result, -ENOSPC);
+    CU_ASSERT_TRUE(blocks > 2 * GILD_SEGMENT_BLOCKS - 1000);
+    CU_ASSERT_TRUE(blocks < 2 * GILD_SEGMENT_BLOCKS);
+    CU_ASSERT_EQUAL(append(&mark), 0);
+    CU_ASSERT_EQUAL(append(&step), -ENOSPC); /* not into the reserve's segment */
+    CU_ASSERT_EQUAL(append(&mark), 0);
+    CU_ASSERT_EQUAL(sync_now(rig, rig->log), 0);
+    /* Nothing is left of the reserve for another log's marks: the last is the checkpoints'. */
+    mark = step_of(rig, rig->second);
+    mark.data = false;
+    CU_ASSERT_EQUAL(append(&mark), -ENOSPC);
+    rig_end(rig);
+}
+
+/* Time stands still in here unless it is moved. */
+static void test_data_waits_its_turn_where_little_is_left(void) {
+    struct rig *rig = rig_make(0, 4, 2);
+    struct step step = step_of(rig, rig->log), mark = step_of(rig, rig->second);
+    struct gild_segments_totals totals = {0};
+    mark.data = false;
+    while (totals.ready < 4) {
+        gild_segments_get_totals(rig->segments, &totals);
+        sched_yield();
+    }
+    rig->room_bytes = 0;
+    CU_ASSERT_EQUAL(append(&step), 0); /* one for data is left behind this one */
+    gild_segments_look(rig->segments);
+    gild_segments_get_totals(rig->segments, &totals);
+    CU_ASSERT_EQUAL(totals.available, 1);
+    CU_ASSERT_EQUAL(totals.level, GILD_SPACE_SLOW);
+    uint32_t price_ns = gild_segments_price_ns(rig->segments);
+    CU_ASSERT_EQUAL_FATAL(price_ns > 0, true);
+    for (unsigned round = 0; round < 3; round++) {
+        unsigned blocks = round == 0; /* of the batch that is open */
+        while (try_append(&step) == 0)
+            blocks++;
+        CU_ASSERT_EQUAL(blocks, GILD_BATCH_ENTRIES);
+        CU_ASSERT_EQUAL(step.result, -EAGAIN);
+        turns(rig);
+        rig->device.now_ns += (uint64_t)blocks * price_ns - 1;
+        turns(rig);
+        CU_ASSERT_EQUAL(try_append(&step), -EAGAIN);
+        rig->device.now_ns += 1;
+        turns(rig);
+        CU_ASSERT_TRUE(sync_ended(&step));
+    }
+    CU_ASSERT_EQUAL(try_append(&step), 0);
+    /* What makes room is not slowed down, nor is a flush. */
+    while (try_append(&step) == 0)
+        ;
+    CU_ASSERT_EQUAL(step.result, -EAGAIN);
+    mark.log = rig->log;
+    CU_ASSERT_EQUAL(try_append(&mark), 0);
+    CU_ASSERT_EQUAL(sync_now(rig, rig->log), 0);
+    rig_end(rig);
+}
+
 int main(void) {
     CU_initialize_registry();
     CU_pSuite suite = CU_add_suite("space", NULL, NULL);
@@ -97,6 +178,10 @@ int main(void) {
     CU_add_test(suite, "the time that is left follows the last segments",
                 test_the_time_that_is_left_follows_the_last_segments);
     CU_add_test(suite, "each level has a name", test_each_level_has_a_name);
+    CU_add_test(suite, "a full device refuses data before marks",
+                test_a_full_device_refuses_data_before_marks);
+    CU_add_test(suite, "data waits its turn where little is left",
+                test_data_waits_its_turn_where_little_is_left);
     CU_basic_set_mode(CU_BRM_VERBOSE);
     CU_basic_run_tests();
     unsigned failures = CU_get_number_of_failures();
