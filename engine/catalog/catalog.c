@@ -192,8 +192,7 @@ static void leave_journal(const char *folder, int why, struct gild_journal_conte
 static int compare_journal(const char *folder, const char *journal, const struct sum *sum,
                            struct gild_journal_contents *contents, struct gild_error *error) {
     int result = gild_journal_read(journal, sum->transaction, contents);
-    bool older = contents->dumped > sum->transaction || contents->base > sum->transaction ||
-                 contents->seen > sum->transaction + 1;
+    bool older = contents->base > sum->transaction || contents->seen > sum->transaction + 1;
     if ((result == 0 || result == -EBADMSG) && older) {
         gild_journal_contents_free(contents);
         return damaged(error, folder, "is older than its journal");
