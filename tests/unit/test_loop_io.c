@@ -2,10 +2,13 @@
 #include <errno.h>
 #include <fcntl.h>
 #include <poll.h>
+#include <stdatomic.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/socket.h>
+#include <sys/syscall.h>
+#include <sys/uio.h>
 #include <sys/un.h>
 #include <unistd.h>
 
@@ -77,6 +80,49 @@ static void test_files_are_read_back_and_synced(void) {
     CU_ASSERT_EQUAL(rig_io_wait(&io), 0);
     close(fd);
     rig_io_fini(&io);
+    loop_rig_stop(&rig);
+}
+
+/* An older kernel: the C library's own calls are not reached. */
+static _Atomic bool no_dsync;
+static _Atomic unsigned refused, synced;
+
+ssize_t pwritev2(int fd, const struct iovec *vectors, int count, off_t offset, int flags) {
+    if (no_dsync && flags & RWF_DSYNC) {
+        refused++;
+        errno = EOPNOTSUPP;
+        return -1;
+    }
+    return syscall(SYS_pwritev2, fd, vectors, count, (long)offset, 0l, flags);
+}
+
+int fdatasync(int fd) {
+    synced++;
+    return (int)syscall(SYS_fdatasync, fd);
+}
+
+/* By threads only: io_uring came after RWF_DSYNC. */
+static void test_durable_writes_without_rwf_dsync_are_synced(void) {
+    if (tested_backend != GILD_LOOP_THREADS)
+        return;
+    struct loop_rig rig = started(0, 0);
+    struct rig_io io;
+    char text[4] = {0};
+    rig_io_init(&io, &rig, scratch_file(0));
+    no_dsync = true;
+    refused = synced = 0;
+    rig_write(&io, "abc", 3, 0, false);
+    CU_ASSERT_EQUAL(rig_io_wait(&io), 3);
+    CU_ASSERT_EQUAL(synced, 0);
+    rig_write(&io, "xyz", 3, 0, true);
+    CU_ASSERT_EQUAL(rig_io_wait(&io), 3);
+    CU_ASSERT_EQUAL(refused, 1);
+    CU_ASSERT_EQUAL(synced, 1);
+    no_dsync = false;
+    rig_read(&io, text, 3, 0);
+    CU_ASSERT_EQUAL(rig_io_wait(&io), 3);
+    CU_ASSERT_STRING_EQUAL(text, "xyz");
+    close(io.fd);
     loop_rig_stop(&rig);
 }
 
@@ -489,6 +535,7 @@ static void test_one_buffer_serves_many_streams(void) {
 
 void add_io_tests(CU_pSuite suite) {
     CU_ADD_TEST(suite, test_files_are_read_back_and_synced);
+    CU_ADD_TEST(suite, test_durable_writes_without_rwf_dsync_are_synced);
     CU_ADD_TEST(suite, test_file_errors_are_results);
     CU_ADD_TEST(suite, test_direct_reads_end_at_any_byte);
     CU_ADD_TEST(suite, test_a_full_queue_drops_nothing);
