@@ -234,6 +234,57 @@ static void test_back_pressure_and_pins(void) {
     CU_ASSERT_PTR_NULL(pins[2].bytes); /* its buffer has gone on */
     for (unsigned i = 0; i < 2; i++)
         loop_rig_call(&rig->loop, do_unpin, &pins[i]);
+    /* All four serve again: none stayed pinned, or so many could not be full at once. */
+    loop_rig_call(&rig->loop, do_hold, rig);
+    unsigned blocks = 0;
+    while (try_append(&step) == 0)
+        blocks++;
+    CU_ASSERT_TRUE(blocks > 3 * GILD_BATCH_ENTRIES);
+    loop_rig_call(&rig->loop, do_hold_no_more, rig);
+    step_wait(&step);
+    rig_end(rig);
+}
+
+/* All held writes but the one that was asked for first. */
+static void do_let_go_but_one(void *context) {
+    struct rig *rig = context;
+    struct io_queue held = rig->device.held;
+    struct gild_io *first = io_queue_pop(&held), *io;
+    rig->device.held = (struct io_queue){0};
+    io_queue_push(&rig->device.held, first);
+    while ((io = io_queue_pop(&held)))
+        log_device_carry_out(&rig->device, io);
+}
+
+static void test_a_buffer_stays_while_one_before_it_is_unwritten(void) {
+    struct rig *rig = rig_make(4, 2, 0);
+    struct step step = step_of(rig, rig->log);
+    append_many(&step, 1); /* there is a segment */
+    loop_rig_call(&rig->loop, do_hold, rig);
+    while (try_append(&step) == 0)
+        ;
+    CU_ASSERT_EQUAL(step.result, -EAGAIN); /* four are full */
+    loop_rig_call(&rig->loop, do_let_go_but_one, rig);
+    turns(rig);
+    CU_ASSERT_EQUAL(try_append(&step), -EAGAIN);
+    loop_rig_call(&rig->loop, do_hold_no_more, rig);
+    step_wait(&step);
+    CU_ASSERT_EQUAL(append(&step), 0);
+    CU_ASSERT_EQUAL(sync_now(rig, rig->log), 0);
+    rig_end(rig);
+}
+
+/* A write with RWF_DSYNC is durable itself, and nothing that was written before it is. */
+static void test_a_sync_behind_unflushed_batches_flushes(void) {
+    struct rig *rig = rig_make(0, 2, 0);
+    struct step step = step_of(rig, rig->log);
+    append_many(&step, GILD_BATCH_ENTRIES + 1);
+    turns(rig); /* the first batch is written, and not flushed */
+    CU_ASSERT_EQUAL(rig->device.writes, 1);
+    CU_ASSERT_EQUAL(rig->device.flushes, 0);
+    CU_ASSERT_EQUAL(sync_now(rig, rig->log), 0);
+    CU_ASSERT_EQUAL(rig->device.dsyncs, 0);
+    CU_ASSERT_EQUAL(rig->device.flushes, 1);
     rig_end(rig);
 }
 
@@ -472,6 +523,10 @@ int main(void) {
     CU_add_test(suite, "D5: a failed write kills the log", test_a_failed_write_kills_the_log);
     CU_add_test(suite, "D5: a failed flush kills the log", test_a_failed_flush_kills_the_log);
     CU_add_test(suite, "back-pressure, and pins that hold", test_back_pressure_and_pins);
+    CU_add_test(suite, "a buffer stays while one before it is unwritten",
+                test_a_buffer_stays_while_one_before_it_is_unwritten);
+    CU_add_test(suite, "D1: a sync behind unflushed batches flushes",
+                test_a_sync_behind_unflushed_batches_flushes);
     CU_add_test(suite, "D10: streams over segments are replayed in order",
                 test_two_streams_over_segments_are_replayed_in_order);
     CU_add_test(suite, "a gap above the durable ends the log",
