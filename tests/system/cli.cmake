@@ -1,7 +1,9 @@
-# The command line from the outside, with and without a daemon.
+# The programs from the outside: the command line, with and without a daemon; a full file system.
 if(TARGET gild AND TARGET gildd)
-  add_test(NAME system_cli COMMAND ${CMAKE_CURRENT_SOURCE_DIR}/system/cli.sh)
-  set_tests_properties(system_cli PROPERTIES
-    LABELS system SKIP_RETURN_CODE 77 TIMEOUT 900
-    ENVIRONMENT "GILD=$<TARGET_FILE:gild>;GILDD=$<TARGET_FILE:gildd>")
+  foreach(name IN ITEMS cli space)
+    add_test(NAME system_${name} COMMAND ${CMAKE_CURRENT_SOURCE_DIR}/system/${name}.sh)
+    set_tests_properties(system_${name} PROPERTIES
+      LABELS system SKIP_RETURN_CODE 77 TIMEOUT 900
+      ENVIRONMENT "GILD=$<TARGET_FILE:gild>;GILDD=$<TARGET_FILE:gildd>")
+  endforeach()
 endif()
