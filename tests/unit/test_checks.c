@@ -11,8 +11,11 @@
 
 #include "catalog/catalog.h"
 #include "catalog/kv.h"
+#include "codec/zstd.h"
 #include "log/format.h"
 #include "map/node.h"
+#include "pack/format.h"
+#include "pack/pack.h"
 
 static const uint8_t store_id[16] = "one store's id..", other_id[16] = "another's id....";
 
@@ -86,6 +89,30 @@ static void test_a_node_is_of_one_owner_number_kind_and_place(void) {
         CU_ASSERT_EQUAL(gild_delta_node_verify(&leaf, GILD_NODE_LEAF, 6, 8, place), -EBADMSG);
         ((uint8_t *)&leaf)[i] ^= 0x10;
     }
+}
+
+static void test_a_frame_is_of_one_pack_and_group(void) {
+    static uint8_t blocks[4 * 4096], frame[5 * 4096], out[GILD_GROUP_BYTES];
+    for (unsigned i = 0; i < sizeof blocks; i++)
+        blocks[i] = (uint8_t)(i / 64);
+    ssize_t packed = gild_zstd_compress(frame, sizeof frame, blocks, sizeof blocks, 1);
+    CU_ASSERT_TRUE_FATAL(packed > 0 && packed < (ssize_t)sizeof blocks);
+    struct gild_pack_frame said = {.bytes = (uint32_t)packed, .blocks = 4};
+    said.check = pack_frame_check(frame, (size_t)packed, 7, 300);
+    CU_ASSERT_EQUAL(gild_pack_decode(frame, &said, 7, 300, out), 0);
+    CU_ASSERT_EQUAL(memcmp(out, blocks, sizeof blocks), 0);
+    CU_ASSERT_EQUAL(gild_pack_decode(frame, &said, 8, 300, out), -EBADMSG);
+    CU_ASSERT_EQUAL(gild_pack_decode(frame, &said, 7, 301, out), -EBADMSG);
+    for (unsigned i = 0; i < (unsigned)packed; i++) {
+        frame[i] ^= 4;
+        CU_ASSERT_EQUAL(gild_pack_decode(frame, &said, 7, 300, out), -EBADMSG);
+        frame[i] ^= 4;
+    }
+    /* A sound frame of fewer blocks than its table says. */
+    packed = gild_zstd_compress(frame, sizeof frame, blocks, 3 * 4096, 1);
+    said.bytes = (uint32_t)packed;
+    said.check = pack_frame_check(frame, (size_t)packed, 7, 300);
+    CU_ASSERT_NOT_EQUAL(gild_pack_decode(frame, &said, 7, 300, out), 0);
 }
 
 /* ---- the catalogue, behind its back ------------------------------------------------------------
@@ -217,6 +244,7 @@ int main(void) {
                 test_each_byte_of_a_batchs_header_is_checked);
     CU_add_test(suite, "a node is of one owner, number, kind and place",
                 test_a_node_is_of_one_owner_number_kind_and_place);
+    CU_add_test(suite, "a frame is of one pack and group", test_a_frame_is_of_one_pack_and_group);
     CU_add_test(suite, "a catalogue that lost a record is refused",
                 test_a_catalogue_that_lost_a_record_is_refused);
     CU_add_test(suite, "a record is of one table and key", test_a_record_is_of_one_table_and_key);
