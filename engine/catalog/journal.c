@@ -526,10 +526,10 @@ int gild_journal_roll(struct gild_journal *journal, uint64_t number, struct gild
         gild_file_remove(journal->folder, new_name);
         return err;
     }
-    err = gild_file_sync_folder(journal->folder);
-    if (err) {
+    /* The new file may be found from here on, and hides the old one: no going on with that. */
+    if (gild_file_sync_folder(journal->folder)) {
         close(fd);
-        return err;
+        return -EIO;
     }
     if (journal->fd >= 0)
         close(journal->fd);
@@ -543,6 +543,14 @@ int gild_journal_roll(struct gild_journal *journal, uint64_t number, struct gild
     if (err)
         gild_log(GILD_LOG_WARN, "old files of the catalogue's journal stay: %s", strerror(-err));
     return 0;
+}
+
+/* An append failed. Want of space is a plain refusal only if nothing of the record can be found
+ * later: it can, where the sync failed, or where it can not be taken back. */
+static int undone(struct gild_journal *journal, bool whole, int err) {
+    if (err != -ENOSPC && err != -EDQUOT && err != -ENOMEM)
+        return err;
+    return whole || gild_journal_retract(journal) ? -EIO : err;
 }
 
 int gild_journal_append(struct gild_journal *journal, uint64_t number,
@@ -567,10 +575,11 @@ int gild_journal_append(struct gild_journal *journal, uint64_t number,
         err = 0;
     if (!err)
         err = gild_file_write(journal->fd, changes->bytes, changes->length, journal->end_bytes);
+    bool whole = !err;
     if (!err)
         err = gild_file_sync(journal->fd);
     if (err)
-        return err;
+        return undone(journal, whole, err);
     journal->unsure_bytes = 0;
     journal->tail_bytes = end;
     journal->tail_check = gild_get_le64(changes->bytes + 24);

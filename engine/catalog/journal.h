@@ -84,10 +84,12 @@ void gild_journal_close(struct gild_journal *journal); /* NULL is fine */
 /* Must it (or had it better) be rolled before the next append? */
 bool gild_journal_must_roll(const struct gild_journal *journal);
 bool gild_journal_should_roll(const struct gild_journal *journal);
-/* A new file with this dump of the catalogue as of `number`; the old ones go. */
+/* A new file with this dump of the catalogue as of `number`; the old ones go. -ENOSPC, -ENOMEM:
+ * everything is as it was; -EIO: it may be found or not, and nothing may be appended. */
 int gild_journal_roll(struct gild_journal *journal, uint64_t number, struct gild_changes *dump);
 
-/* Makes the record durable as the tail. -ENOSPC leaves everything as it was. */
+/* Makes the record durable as the tail. -ENOSPC, -ENOMEM leave everything as it was; after any
+ * other error it may be found or not. */
 int gild_journal_append(struct gild_journal *journal, uint64_t number,
                         struct gild_changes *changes);
 /* The tail is accepted: the next record follows it. */

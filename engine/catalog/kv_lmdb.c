@@ -205,6 +205,19 @@ static int sync_folder(const char *folder) {
     return rc;
 }
 
+/* LMDB maps its file of readers, and a page of it that has no block yet could not be written to on
+ * a full file system: that is no error, but a signal. */
+static void fill_lock_file(const char *folder) {
+    char path[4096];
+    struct stat file;
+    snprintf(path, sizeof path, "%s/lock.mdb", folder);
+    int fd = open(path, O_RDWR | O_CLOEXEC);
+    if (fd >= 0 && fstat(fd, &file) == 0)
+        (void)posix_fallocate(fd, 0, file.st_size); /* as far as it goes */
+    if (fd >= 0)
+        close(fd);
+}
+
 /* Everything of open that can fail once the environment handle is there. */
 static int open_environment(struct gild_kv *kv, const char *folder, struct gild_error *error) {
     MDB_env *env = kv->env;
@@ -234,6 +247,7 @@ static int open_environment(struct gild_kv *kv, const char *folder, struct gild_
             return open_failed(error, folder, rc);
     }
     reserve_ahead(kv);
+    fill_lock_file(folder);
     return 0;
 }
 

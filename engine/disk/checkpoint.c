@@ -418,6 +418,7 @@ int checkpoint_run(struct gild_store *store) {
         err = write_and_commit(store);
     atomic_store(&store->checkpoint_failed, told_of(err));
     if (err) {
+        atomic_store(&store->released, true);
         undo_adjustments(store);
         c->empty_count = waiting;
         gild_segments_each(store->segments, segment_not_committed, NULL);

@@ -21,6 +21,7 @@
 #include "base/log.h"
 #include "disk/repair.h"
 #include "disk/superblock.h"
+#include "io/file.h"
 
 #define CATALOGUE_BYTES ((uint64_t)16 << 30) /* address space */
 /* The cache's default: an eighth of the host's memory within these bounds; touched as it fills. */
@@ -86,6 +87,20 @@ static void remove_catalogue(const char *directory) {
     }
 }
 
+/* What is written ahead, and over again; packs and maps are written once. */
+static bool written_in_place(const char *folder) {
+    return strcmp(folder, "catalogue") == 0 || strcmp(folder, "journal") == 0 ||
+           strcmp(folder, "log") == 0;
+}
+
+static void in_place(const char *path) {
+    int fd = open(path, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
+    if (fd < 0)
+        return;
+    gild_file_in_place(fd);
+    close(fd);
+}
+
 int gild_store_init(const char *directory, uint64_t size_bytes, struct gild_error *error) {
     char path[4096];
     if (strlen(directory) > 2000)
@@ -108,6 +123,8 @@ int gild_store_init(const char *directory, uint64_t size_bytes, struct gild_erro
         if (mkdir(path, 0700) != 0)
             err = gild_fail(error, gild_code_of_errno(errno), errno,
                             "folder %s can not be made: %s", path, strerror(errno));
+        else if (written_in_place(folders[done]))
+            in_place(path);
     }
     if (!err)
         err = make_catalogue(directory, error);
@@ -200,9 +217,9 @@ int gild_store_admit_bytes(struct gild_store *store, uint64_t bytes) {
     return headroom(store, GILD_SEGMENT_FOR_DATA) < bytes ? -ENOSPC : 0;
 }
 
-/* What a full store keeps for itself: what checkpoints write, and a segment of each reactor for
- * trims (a small store: one). Map pages are limited to what fits into the former while less is left
- * than unlimited ones might need. */
+/* What a full store keeps for itself: what checkpoints write, one more for the segment that they go
+ * on in, and one of each reactor for trims (a small store: one). Map pages are limited to what fits
+ * into the former while less is left than unlimited ones might need. */
 static unsigned node_segments(const struct gild_store *store) {
     return (store->reactor_count + 3) / 4;
 }
@@ -216,7 +233,7 @@ static unsigned reserve_segments(const struct gild_store *store, uint32_t segmen
         capacity = gild_min_u64(capacity, store->size_limit_bytes);
     uint64_t share = (uint64_t)store->reactor_count * RESERVE_SHARE;
     bool small = capacity / GILD_LOG_BLOCK / segment_blocks < share;
-    return node_segments(store) + (small ? 1 : store->reactor_count);
+    return node_segments(store) + 1 + (small ? 1 : store->reactor_count);
 }
 
 /* Of a reactor: the nodes of as many pages fit into node_segments(), batch headers and roots (one

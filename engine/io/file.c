@@ -8,9 +8,11 @@
 #include <dirent.h>
 #include <errno.h>
 #include <limits.h>
+#include <linux/fs.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/ioctl.h>
 #include <sys/stat.h>
 #include <unistd.h>
 
@@ -99,6 +101,14 @@ static int write_zeroes(int fd, uint64_t bytes) {
     }
     free(zeroes);
     return result;
+}
+
+void gild_file_in_place(int folder) {
+    int flags;
+    if (ioctl(folder, FS_IOC_GETFLAGS, &flags) == 0 && !(flags & FS_NOCOW_FL)) {
+        flags |= FS_NOCOW_FL;
+        (void)ioctl(folder, FS_IOC_SETFLAGS, &flags); /* refused where there is no such thing */
+    }
 }
 
 int gild_file_allocate(int fd, uint64_t bytes) {

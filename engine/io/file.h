@@ -28,6 +28,10 @@ int gild_file_sync(int fd);        /* fdatasync */
 int gild_file_sync_folder(int fd); /* fsync: its entries are durable */
 int gild_file_size(int fd, uint64_t *bytes);
 
+/* Files that are made in the folder from now on are written in place, on a file system that would
+ * else copy (btrfs): only there is what was allocated really room. Nothing where that is not so. */
+void gild_file_in_place(int folder);
+
 /* Reserves the blocks and sets the size; writes zeroes where the file system can not reserve. */
 int gild_file_allocate(int fd, uint64_t bytes);
 

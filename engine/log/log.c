@@ -19,7 +19,6 @@
 #include <sys/mman.h>
 #include <time.h>
 
-#include "base/bytes.h"
 #include "base/log.h"
 #include "base/place.h"
 
@@ -272,8 +271,8 @@ static void charge(struct gild_log *log, uint32_t blocks) {
     uint32_t price_ns = gild_segments_price_ns(log->options.segments);
     if (!price_ns || !blocks)
         return;
-    uint64_t now_ns = gild_loop_now_ns(log->options.loop);
-    log->paced_until_ns = gild_max_u64(log->paced_until_ns, now_ns) + (uint64_t)price_ns * blocks;
+    /* Never a debt of more than one batch. */
+    log->paced_until_ns = gild_loop_now_ns(log->options.loop) + (uint64_t)price_ns * blocks;
 }
 
 static void pace_over(struct gild_io *io) {
@@ -287,7 +286,7 @@ static bool paced(struct gild_log *log) {
     if (!log->paced_until_ns)
         return false;
     uint64_t now_ns = gild_loop_now_ns(log->options.loop);
-    if (now_ns >= log->paced_until_ns) {
+    if (now_ns >= log->paced_until_ns || !gild_segments_price_ns(log->options.segments)) {
         log->paced_until_ns = 0;
         return false;
     }

@@ -457,6 +457,7 @@ static void rest(struct gild_segments *s) {
 
 static void *preparer(void *context) {
     struct gild_segments *s = context;
+    gild_segments_look(s);
     pthread_mutex_lock(&s->lock);
     while (!s->stopping) {
         if (wanting(s) && !trouble(s)) {
@@ -556,7 +557,8 @@ int gild_segments_recycle(struct gild_segments *s, struct gild_segment *segment)
     pthread_mutex_lock(&s->lock);
     table_remove(s, segment);
     /* One of another size is better than none. */
-    bool fits = segment->blocks == s->options.segment_blocks || s->space.level == GILD_SPACE_FULL;
+    bool fits = segment->blocks == s->options.segment_blocks ||
+                (segment->fd >= 0 && s->space.level == GILD_SPACE_FULL);
     bool keep = fits && s->spare_count + s->ready_count < s->options.ready_target + s->taken_lately;
     if (keep) {
         segment->next = s->spare;
