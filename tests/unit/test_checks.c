@@ -3,6 +3,7 @@
  * catalogue that LMDB itself gives as good, but that are not those that were put. */
 #include <CUnit/Basic.h>
 #include <errno.h>
+#include <fcntl.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -10,6 +11,7 @@
 #include <unistd.h>
 
 #include "catalog/catalog.h"
+#include "catalog/journal.h"
 #include "catalog/kv.h"
 #include "codec/zstd.h"
 #include "log/format.h"
@@ -188,6 +190,30 @@ static void test_a_catalogue_that_lost_a_record_is_refused(void) {
     unmake();
 }
 
+static void test_each_byte_of_a_journals_head_is_checked(void) {
+    struct gild_journal_contents contents;
+    uint8_t byte, bad;
+    char path[160];
+    make();
+    snprintf(path, sizeof path, "%s/%016x.journal", journal, 1);
+    int fd = open(path, O_RDWR | O_CLOEXEC);
+    CU_ASSERT_TRUE_FATAL(fd >= 0);
+    CU_ASSERT_EQUAL(gild_journal_read(journal, UINT64_MAX, &contents), 0);
+    gild_journal_contents_free(&contents);
+    for (off_t at = 0; at < 4096; at++) {
+        CU_ASSERT_EQUAL(pread(fd, &byte, 1, at), 1);
+        bad = byte ^ 0x20;
+        CU_ASSERT_EQUAL(pwrite(fd, &bad, 1, at), 1);
+        CU_ASSERT_NOT_EQUAL(gild_journal_read(journal, UINT64_MAX, &contents), 0);
+        gild_journal_contents_free(&contents);
+        CU_ASSERT_EQUAL(pwrite(fd, &byte, 1, at), 1);
+    }
+    CU_ASSERT_EQUAL(gild_journal_read(journal, UINT64_MAX, &contents), 0);
+    gild_journal_contents_free(&contents);
+    close(fd);
+    unmake();
+}
+
 static void copy(struct gild_kv_txn *txn, unsigned to, const char *key) {
     const void *value;
     uint8_t bytes[64];
@@ -247,6 +273,8 @@ int main(void) {
     CU_add_test(suite, "a frame is of one pack and group", test_a_frame_is_of_one_pack_and_group);
     CU_add_test(suite, "a catalogue that lost a record is refused",
                 test_a_catalogue_that_lost_a_record_is_refused);
+    CU_add_test(suite, "each byte of a journal's head is checked",
+                test_each_byte_of_a_journals_head_is_checked);
     CU_add_test(suite, "a record is of one table and key", test_a_record_is_of_one_table_and_key);
     CU_basic_set_mode(CU_BRM_VERBOSE);
     CU_basic_run_tests();
