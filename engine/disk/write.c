@@ -250,8 +250,8 @@ static bool have_leaf(struct gild_op *op, uint64_t block, struct gild_page **lea
 }
 
 /* A full store may be about to be less full: what was trimmed or overwritten since the last
- * checkpoint becomes room with the next one, and so do segments of nothing but trims. A write waits
- * for that once before it is refused. */
+ * checkpoint becomes room with the next one, and so do closed segments of nothing but trims. A
+ * write waits for that once before it is refused. */
 static bool wait_for_space(struct gild_op *op, bool data) {
     struct reactor *reactor = op->disk->reactor;
     bool hope = !data || atomic_load(&op->disk->store->released);
