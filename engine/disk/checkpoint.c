@@ -406,8 +406,8 @@ static int told_of(int err) {
 
 int checkpoint_run(struct gild_store *store) {
     struct checkpoint *c = store->checkpoint;
-    atomic_store(&store->released,
-                 false); /* what comes from here on may be too late for this one */
+    /* What is released from here on may be too late for this one. */
+    atomic_store(&store->released, false);
     c->count = 0;
     size_t waiting = c->empty_count; /* of earlier checkpoints, kept for a check */
     unsigned ended = c->epoch;
