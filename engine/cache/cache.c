@@ -545,10 +545,25 @@ no_memory:
                      (unsigned long long)capacity_bytes);
 }
 
-void gild_cache_destroy(struct gild_cache *cache) {
+uint64_t gild_cache_pinned(struct gild_cache *cache) {
+    uint64_t pinned = 0;
     for (unsigned i = 0; i < cache->shard_count; i++) {
         struct shard *shard = &cache->shards[i];
-        assert(shard->overflow_count == 0);
+        pthread_mutex_lock(&shard->lock);
+        pinned += shard->overflow_count; /* they live as long as they are pinned */
+        for (uint32_t k = 0; k < shard->untouched; k++) {
+            const struct gild_cache_entry *entry = &cache->entries[shard->first + k];
+            pinned += (atomic_load_explicit(&entry->word, memory_order_relaxed) & PINS) != 0;
+        }
+        pthread_mutex_unlock(&shard->lock);
+    }
+    return pinned;
+}
+
+void gild_cache_destroy(struct gild_cache *cache) {
+    assert(gild_cache_pinned(cache) == 0);
+    for (unsigned i = 0; i < cache->shard_count; i++) {
+        struct shard *shard = &cache->shards[i];
         free(shard->buckets);
         free(shard->ghosts);
         pthread_mutex_destroy(&shard->lock);
@@ -670,8 +685,8 @@ void *gild_cache_data(struct gild_cache_entry *entry) {
     return entry->data;
 }
 
-void gild_cache_set_content(struct gild_cache_entry *entry, uint32_t bytes) {
-    entry->content = bytes;
+void gild_cache_set_content(struct gild_cache_entry *entry, uint32_t content) {
+    entry->content = content;
 }
 
 uint32_t gild_cache_content(const struct gild_cache_entry *entry) {

@@ -77,9 +77,9 @@ struct gild_cache_entry *gild_cache_peek(struct gild_cache *cache, struct gild_c
 void *gild_cache_data(struct gild_cache_entry *entry);
 size_t gild_cache_frame_bytes(const struct gild_cache *cache);
 
-/* How much of the frame is content: said by the loader before fill, where it may be less than the
- * frame, and by it alone. */
-void gild_cache_set_content(struct gild_cache_entry *entry, uint32_t bytes);
+/* What of the frame is content, where that may be less than all: a number that the loader says
+ * before fill, and it alone. Of a group: the mask of the slots that are there. */
+void gild_cache_set_content(struct gild_cache_entry *entry, uint32_t content);
 uint32_t gild_cache_content(const struct gild_cache_entry *entry);
 
 /* The loader's end: 0 or -errno. Posts all waiters. The loader's pin stays. */
@@ -100,5 +100,8 @@ struct gild_cache_stats {
     uint64_t hits, misses, waits, evictions;
 };
 void gild_cache_get_stats(struct gild_cache *cache, struct gild_cache_stats *stats);
+
+/* Frames that somebody holds now: none, once all who read have let go. Walks them all. */
+uint64_t gild_cache_pinned(struct gild_cache *cache);
 
 #endif

@@ -18,24 +18,24 @@
 #include "catalog/catalog.h"
 
 #include <errno.h>
-#include <fcntl.h>
 #include <inttypes.h>
 #include <pthread.h>
 #include <stdatomic.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
-#include <sys/stat.h>
-#include <unistd.h>
 #include <xxhash.h>
 
 #include "base/bytes.h"
 #include "base/log.h"
 #include "catalog/journal.h"
 #include "catalog/kv.h"
+#include "io/file.h"
 
 #define CHECK_BYTES 8u
 #define TRANSACTION "transaction" /* the counter of journaled transactions */
+#define LOST "transactions-lost"  /* the intent that a rebuild leaves to the repair */
+#define LOST_BYTES 8u
 
 static const char *const table_names[GILD_TABLE_COUNT] = {
     [GILD_TABLE_META] = "meta",         [GILD_TABLE_IMAGES] = "images",
@@ -139,8 +139,18 @@ static void sum_add(struct sum *sum, unsigned table, const void *key, size_t key
 
 struct look {
     struct sum *sum;
+    struct gild_kv_txn *kv;
     unsigned table;
 };
+
+/* A walk goes from leaf to leaf: what a garbled key above them leads astray is a search. */
+static int is_found(struct gild_kv_txn *kv, unsigned table, const void *key, size_t key_length,
+                    const void *stored) {
+    const void *found;
+    size_t length;
+    int result = gild_kv_get(kv, table, key, key_length, &found, &length);
+    return result == -ENOENT || (!result && found != stored) ? -EUCLEAN : result;
+}
 
 static int look_at(void *context, const void *key, size_t key_length, const void *stored,
                    size_t stored_length) {
@@ -149,19 +159,27 @@ static int look_at(void *context, const void *key, size_t key_length, const void
     size_t length;
     int result = strip(look->table, key, key_length, stored, stored_length, &value, &length);
     if (result == 0)
+        result = is_found(look->kv, look->table, key, key_length, stored);
+    if (result == 0)
         sum_add(look->sum, look->table, key, key_length, value, length);
     return result;
 }
 
 /* In the probe's process: no locks, no log. */
 static int look_at_all(void *context, struct gild_kv_txn *kv, void *report) {
-    struct look look = {.sum = report};
+    struct look look = {.sum = report, .kv = kv};
     struct gild_txn txn = {.kv = kv};
     int result = 0;
     (void)context;
     *look.sum = (struct sum){0};
-    for (; look.table < GILD_TABLE_COUNT && result == 0; look.table++)
+    for (; look.table < GILD_TABLE_COUNT && result == 0; look.table++) {
+        uint64_t before = look.sum->records, count = 0;
         result = gild_kv_scan(kv, look.table, NULL, 0, look_at, &look);
+        if (!result)
+            result = gild_kv_count(kv, look.table, &count);
+        if (!result && count != look.sum->records - before)
+            result = -EUCLEAN;
+    }
     return result ? result : gild_txn_last_id(&txn, TRANSACTION, &look.sum->transaction);
 }
 
@@ -288,14 +306,16 @@ static int put_entries(struct gild_txn *txn, const struct gild_journal_entry *en
     return result;
 }
 
-/* In one transaction. */
-static int commit_entries(struct gild_catalog *catalog, const struct gild_journal_entry *entries,
-                          size_t count) {
+/* In one transaction, with what the journal has lost. */
+static int commit_entries(struct gild_catalog *catalog, const struct gild_journal_contents *from,
+                          const uint8_t lost[LOST_BYTES]) {
     struct gild_txn *txn;
     int result = gild_txn_begin(catalog, true, &txn);
     if (result)
         return result;
-    result = put_entries(txn, entries, count);
+    result = put_entries(txn, from->entries, from->count);
+    if (!result && lost)
+        result = gild_txn_put(txn, GILD_TABLE_INTENTS, LOST, strlen(LOST), lost, LOST_BYTES);
     if (result) {
         gild_txn_abort(txn);
         return result;
@@ -344,7 +364,8 @@ void gild_catalog_close(struct gild_catalog *catalog) {
 /* Once the catalogue stands again: a journal that begins with it, so that nothing of what was
  * damaged in the old one is met again. */
 static int begin_anew(const struct gild_catalog_options *options,
-                      const struct gild_journal_contents *contents) {
+                      const struct gild_journal_contents *contents,
+                      const uint8_t lost[LOST_BYTES]) {
     struct gild_changes dump = {0};
     struct gild_journal *journal;
     int result = gild_journal_open(&journal, options->journal, options->note, NULL);
@@ -355,6 +376,8 @@ static int begin_anew(const struct gild_catalog_options *options,
         gild_changes_add(&dump, entry->table, entry->key, entry->key_length, entry->value,
                          entry->length);
     }
+    if (lost)
+        gild_changes_add(&dump, GILD_TABLE_INTENTS, LOST, strlen(LOST), lost, LOST_BYTES);
     result = dump.failed ? dump.failed : gild_journal_roll(journal, contents->number, &dump);
     gild_changes_free(&dump);
     gild_journal_close(journal);
@@ -366,6 +389,7 @@ int gild_catalog_rebuild(const char *folder, const struct gild_catalog_options *
     struct gild_journal_contents contents;
     const struct gild_catalog_options bare = {.map_bytes = options->map_bytes};
     struct gild_catalog *catalog = NULL;
+    uint8_t lost[LOST_BYTES];
     int result = gild_journal_read(options->journal, UINT64_MAX, &contents);
     if (result) {
         gild_journal_contents_free(&contents);
@@ -379,19 +403,46 @@ int gild_catalog_rebuild(const char *folder, const struct gild_catalog_options *
         .transaction = contents.number,
         .lost = contents.seen > contents.number ? contents.seen - contents.number : 0,
     };
+    /* The new journal knows nothing of it: should the power go, the catalogue must. */
+    gild_put_le64(lost, rebuilt->lost);
     result = gild_kv_set_aside(folder);
     if (!result)
         result = gild_catalog_open(&catalog, folder, &bare, NULL);
     if (!result)
-        result = commit_entries(catalog, contents.entries, contents.count);
+        result = commit_entries(catalog, &contents, rebuilt->lost ? lost : NULL);
     gild_catalog_close(catalog);
     if (!result)
-        result = begin_anew(options, &contents);
+        result = begin_anew(options, &contents, rebuilt->lost ? lost : NULL);
     gild_journal_contents_free(&contents);
     return result
                ? gild_fail(error, gild_code_of_errno(-result), -result,
                            "the catalogue %s can not be made again: %s", folder, strerror(-result))
                : 0;
+}
+
+int gild_catalog_lost(struct gild_catalog *catalog, uint64_t *transactions) {
+    uint8_t lost[LOST_BYTES] = {0};
+    size_t length = sizeof lost;
+    struct gild_txn *txn;
+    int result = gild_txn_begin(catalog, false, &txn);
+    if (result)
+        return result;
+    result = gild_txn_get(txn, GILD_TABLE_INTENTS, LOST, strlen(LOST), lost, &length);
+    gild_txn_abort(txn);
+    *transactions = result ? 0 : gild_get_le64(lost);
+    return result == -ENOENT ? 0 : result;
+}
+
+int gild_catalog_lost_settled(struct gild_catalog *catalog) {
+    struct gild_txn *txn;
+    int result = gild_txn_begin(catalog, true, &txn);
+    if (result)
+        return result;
+    result = gild_txn_delete(txn, GILD_TABLE_INTENTS, LOST, strlen(LOST));
+    if (!result)
+        return gild_txn_commit(txn);
+    gild_txn_abort(txn);
+    return result == -ENOENT ? 0 : result;
 }
 
 /* ---- the journal of a transaction ------------------------------------------------------------ */
@@ -428,23 +479,11 @@ static int roll(struct gild_catalog *catalog, uint64_t transaction) {
     return result;
 }
 
-static int make_folder(const char *path) {
-    char parent[4096];
-    if (mkdir(path, 0700) != 0)
-        return errno == EEXIST ? 0 : -errno;
-    snprintf(parent, sizeof parent, "%s/..", path);
-    int fd = open(parent, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
-    int result = fd < 0 || fsync(fd) ? -errno : 0;
-    if (fd >= 0)
-        close(fd);
-    return result;
-}
-
 /* Lock held: the journal is there and has a file to append to. */
 static int ready_journal(struct gild_catalog *catalog, uint64_t transaction) {
     int result = 0;
     if (!catalog->journal) {
-        result = make_folder(catalog->journal_folder);
+        result = gild_file_make_folder(catalog->journal_folder);
         if (!result)
             result =
                 gild_journal_open(&catalog->journal, catalog->journal_folder, catalog->note, NULL);

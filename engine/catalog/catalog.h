@@ -63,6 +63,11 @@ struct gild_catalog_rebuilt {
 int gild_catalog_rebuild(const char *folder, const struct gild_catalog_options *options,
                          struct gild_catalog_rebuilt *rebuilt, struct gild_error *error);
 
+/* How many transactions a rebuild has found to be lost, 0 = none: known until the repair that it
+ * was a part of has done what there is to do about it, and says so. 0 or -errno. */
+int gild_catalog_lost(struct gild_catalog *catalog, uint64_t *transactions);
+int gild_catalog_lost_settled(struct gild_catalog *catalog);
+
 /* The note of the newest whole journal in the folder: 0, -ENOENT, -EBADMSG, ... */
 int gild_catalog_read_note(const char *journal, uint8_t note[GILD_CATALOG_NOTE_BYTES]);
 

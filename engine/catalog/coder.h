@@ -25,8 +25,12 @@ enum catalog_record_type {
     CATALOG_RECORD_STREAM = 10,
     CATALOG_RECORD_QUARANTINE = 11,
     CATALOG_RECORD_LOST = 12,
+    CATALOG_RECORD_GROWTH = 13,
+    CATALOG_RECORD_LIMITS = 14,
+    CATALOG_RECORD_QUOTA = 15,
 };
 #define CATALOG_RECORD_VERSION_1 1u
+#define CATALOG_RECORD_VERSION_2 2u
 
 struct catalog_writer {
     unsigned char *start, *at;
@@ -63,11 +67,16 @@ static inline void catalog_put_text(struct catalog_writer *to, const char *text,
     catalog_put_bytes(to, text, length);
 }
 
-static inline struct catalog_writer catalog_begin(void *out, enum catalog_record_type type) {
+static inline struct catalog_writer catalog_begin_as(void *out, enum catalog_record_type type,
+                                                     unsigned version) {
     struct catalog_writer to = {out, out};
     catalog_put_u16(&to, (uint16_t)type);
-    catalog_put_u16(&to, CATALOG_RECORD_VERSION_1);
+    catalog_put_u16(&to, (uint16_t)version);
     return to;
+}
+
+static inline struct catalog_writer catalog_begin(void *out, enum catalog_record_type type) {
+    return catalog_begin_as(out, type, CATALOG_RECORD_VERSION_1);
 }
 
 static inline size_t catalog_length(const struct catalog_writer *to) {
@@ -77,6 +86,7 @@ static inline size_t catalog_length(const struct catalog_writer *to) {
 struct catalog_reader {
     const unsigned char *at, *end;
     bool failed;
+    unsigned version;
 };
 
 /* The next `length` bytes, or NULL once the record has been too short. */
@@ -137,13 +147,21 @@ static inline uint8_t catalog_get_enum(struct catalog_reader *from, uint8_t limi
     return value;
 }
 
-static inline struct catalog_reader catalog_open(const void *value, size_t length,
-                                                 enum catalog_record_type type) {
-    struct catalog_reader from = {value, (const unsigned char *)value + length, false};
-    if (catalog_get_u16(&from) != (uint16_t)type ||
-        catalog_get_u16(&from) != CATALOG_RECORD_VERSION_1)
+/* Of any layout up to `newest`: from.version says which. */
+static inline struct catalog_reader catalog_open_upto(const void *value, size_t length,
+                                                      enum catalog_record_type type,
+                                                      unsigned newest) {
+    struct catalog_reader from = {value, (const unsigned char *)value + length, false, 0};
+    uint16_t is = catalog_get_u16(&from);
+    from.version = catalog_get_u16(&from);
+    if (is != (uint16_t)type || from.version < CATALOG_RECORD_VERSION_1 || from.version > newest)
         from.failed = true;
     return from;
+}
+
+static inline struct catalog_reader catalog_open(const void *value, size_t length,
+                                                 enum catalog_record_type type) {
+    return catalog_open_upto(value, length, type, CATALOG_RECORD_VERSION_1);
 }
 
 /* 0 if all was there and nothing was left over, else -EUCLEAN. */

@@ -553,6 +553,21 @@ static int undone(struct gild_journal *journal, bool whole, int err) {
     return whole || gild_journal_retract(journal) ? -EIO : err;
 }
 
+/* What was read may be in memory only, its sync may have failed. It is durable before anything
+ * stands behind it: a power cut that kept just the latter would leave a hole. */
+static int make_sure(struct gild_journal *journal) {
+    if (!journal->unsure_bytes)
+        return 0;
+    int err = gild_file_write(journal->fd, journal->unsure, journal->unsure_bytes,
+                              journal->end_bytes - journal->unsure_bytes);
+    if (err)
+        return err;
+    if (gild_file_sync(journal->fd))
+        return -EIO;
+    journal->unsure_bytes = 0;
+    return 0;
+}
+
 int gild_journal_append(struct gild_journal *journal, uint64_t number,
                         struct gild_changes *changes) {
     int err = seal(changes, number, journal->check, journal->generation);
@@ -567,12 +582,7 @@ int gild_journal_append(struct gild_journal *journal, uint64_t number,
         else if (end > journal->allocated_bytes && err != -EOPNOTSUPP)
             return err;
     }
-    /* What is read may be in memory only, its sync may have failed. */
-    if (journal->unsure_bytes)
-        err = gild_file_write(journal->fd, journal->unsure, journal->unsure_bytes,
-                              journal->end_bytes - journal->unsure_bytes);
-    else
-        err = 0;
+    err = make_sure(journal);
     if (!err)
         err = gild_file_write(journal->fd, changes->bytes, changes->length, journal->end_bytes);
     bool whole = !err;
@@ -580,7 +590,6 @@ int gild_journal_append(struct gild_journal *journal, uint64_t number,
         err = gild_file_sync(journal->fd);
     if (err)
         return undone(journal, whole, err);
-    journal->unsure_bytes = 0;
     journal->tail_bytes = end;
     journal->tail_check = gild_get_le64(changes->bytes + 24);
     return 0;

@@ -321,24 +321,17 @@ int gild_kv_set_aside(const char *folder) {
 
 /* ---- transactions ---------------------------------------------------------------------------- */
 
-/* What the child of a probe says: its result, and with -ENODATA how long the file should be. */
-struct said {
-    int result;
-    uint64_t used_bytes;
-};
-
-static int open_to_look(struct gild_kv *kv, const char *folder, struct said *said);
+static int open_to_look(struct gild_kv *kv, const char *folder);
 
 /* Once a root could not be synced, LMDB refuses reads too (MDB_PANIC), for as long as the
  * environment is open. Nobody writes any more then, so that one more environment, which takes no
  * locks and only reads, sees what the last commit left. */
 static struct gild_kv *look_aside(struct gild_kv *kv) {
     const char *folder;
-    struct said said;
     pthread_mutex_lock(&kv->looker_lock);
     if (!kv->looker && mdb_env_get_path(kv->env, &folder) == 0) {
         kv->looker = kv_new(kv->schema, kv->map_bytes);
-        if (kv->looker && open_to_look(kv->looker, folder, &said)) {
+        if (kv->looker && open_to_look(kv->looker, folder)) {
             gild_kv_close(kv->looker);
             kv->looker = NULL;
         }
@@ -475,10 +468,10 @@ int gild_kv_count(struct gild_kv_txn *txn, unsigned table, uint64_t *count) {
 
 /* ---- the probe ------------------------------------------------------------------------------- */
 
-static int open_to_look(struct gild_kv *kv, const char *folder, struct said *said) {
+/* Nothing is written, and nothing is mended. A page past the end of the file faults: but what the
+ * newest root reaches was written before it, so that only what is no catalogue has none. */
+static int open_to_look(struct gild_kv *kv, const char *folder) {
     MDB_stat stat_of_main;
-    mdb_filehandle_t fd;
-    struct stat file;
     int rc;
     if ((rc = mdb_env_set_mapsize(kv->env, kv->map_bytes)) ||
         (rc = mdb_env_set_maxdbs(kv->env, kv->schema->count)))
@@ -486,30 +479,47 @@ static int open_to_look(struct gild_kv *kv, const char *folder, struct said *sai
     rc = mdb_env_open(kv->env, folder, MDB_RDONLY | MDB_NOLOCK | MDB_NOTLS, 0600);
     if (rc == ENOMEM || rc == EINVAL || rc == EOVERFLOW)
         return -EUCLEAN; /* of a garbled root page, which says how much is to be mapped */
-    if (rc || (rc = mdb_env_stat(kv->env, &stat_of_main)) || (rc = mdb_env_get_fd(kv->env, &fd)) ||
-        (rc = fstat(fd, &file) ? errno : 0))
+    if (rc || (rc = mdb_env_stat(kv->env, &stat_of_main)))
         return errno_of(rc);
     kv->page_bytes = stat_of_main.ms_psize;
-    said->used_bytes = gild_kv_used_bytes(kv);
     if (stat_of_main.ms_entries == 0)
         return 0;
-    if ((uint64_t)file.st_size < said->used_bytes)
-        return -ENODATA;
     return errno_of(open_tables(kv, MISSING_IS_EMPTY));
+}
+
+/* LMDB has two root pages and writes them in turn: transaction n into page n & 1. It takes the one
+ * with the higher number, so that one which rot has given a lower number would quietly take the
+ * last transaction away. The numbers of a new environment are both 0. */
+static int look_at_roots(struct gild_kv *kv) {
+    enum { NUMBER = 144 }; /* where a root page has it (struct MDB_meta behind a page's head) */
+    uint64_t number[2];
+    mdb_filehandle_t fd;
+    if (mdb_env_get_fd(kv->env, &fd))
+        return -EIO;
+    for (unsigned i = 0; i < 2; i++) {
+        ssize_t got = pread(fd, &number[i], sizeof number[i], (off_t)(i * kv->page_bytes + NUMBER));
+        if (got != (ssize_t)sizeof number[i])
+            return got < 0 ? -errno : -EUCLEAN;
+    }
+    bool new = number[0] == 0 && number[1] == 0;
+    bool in_turn = number[0] % 2 == 0 && number[1] % 2 == 1 &&
+                   (number[0] + 1 == number[1] || number[1] + 1 == number[0]);
+    return new || in_turn ? 0 : -EUCLEAN;
 }
 
 /* In the child. */
 static void look_and_say(int pipe_fd, const char *folder, const struct gild_kv_schema *schema,
                          uint64_t map_bytes, gild_kv_look *look, void *context, void *report,
                          size_t report_bytes) {
-    struct said said = {0};
     struct gild_kv *kv = kv_new(schema, map_bytes);
     struct gild_kv_txn *txn = NULL;
-    said.result = kv ? open_to_look(kv, folder, &said) : -ENOMEM;
-    if (!said.result)
-        said.result = gild_kv_begin(kv, false, &txn);
-    if (!said.result)
-        said.result = look(context, txn, report);
+    int said = kv ? open_to_look(kv, folder) : -ENOMEM;
+    if (!said)
+        said = look_at_roots(kv);
+    if (!said)
+        said = gild_kv_begin(kv, false, &txn);
+    if (!said)
+        said = look(context, txn, report);
     if (write(pipe_fd, &said, sizeof said) != (ssize_t)sizeof said ||
         write(pipe_fd, report, report_bytes) != (ssize_t)report_bytes)
         _exit(1);
@@ -531,10 +541,9 @@ static int hear(int fd, void *to, size_t length) {
     return 0;
 }
 
-static int probe_once(const char *folder, const struct gild_kv_schema *schema, uint64_t map_bytes,
-                      gild_kv_look *look, void *context, void *report, size_t report_bytes,
-                      struct said *said) {
-    int ends[2], status;
+int gild_kv_probe(const char *folder, const struct gild_kv_schema *schema, uint64_t map_bytes,
+                  gild_kv_look *look, void *context, void *report, size_t report_bytes) {
+    int ends[2], status, said = 0;
     if (pipe2(ends, O_CLOEXEC) != 0)
         return -errno;
     pid_t child = fork();
@@ -553,7 +562,7 @@ static int probe_once(const char *folder, const struct gild_kv_schema *schema, u
     int result = child < 0 ? -errno : 0;
     close(ends[1]);
     if (!result)
-        result = hear(ends[0], said, sizeof *said);
+        result = hear(ends[0], &said, sizeof said);
     if (!result)
         result = hear(ends[0], report, report_bytes);
     close(ends[0]);
@@ -563,24 +572,5 @@ static int probe_once(const char *folder, const struct gild_kv_schema *schema, u
         kill(child, SIGKILL);
     while (waitpid(child, &status, 0) < 0 && errno == EINTR)
         ;
-    return result ? result : said->result;
-}
-
-int gild_kv_probe(const char *folder, const struct gild_kv_schema *schema, uint64_t map_bytes,
-                  gild_kv_look *look, void *context, void *report, size_t report_bytes) {
-    char path[4096];
-    struct said said = {0};
-    struct stat file;
-    int result = probe_once(folder, schema, map_bytes, look, context, report, report_bytes, &said);
-    if (result != -ENODATA)
-        return result;
-    /* As in open_short: too short a file is made long enough, and gets its length back if it is not
-     * whole for all that. */
-    snprintf(path, sizeof path, "%s/data.mdb", folder);
-    if (stat(path, &file) != 0 || truncate(path, (off_t)said.used_bytes) != 0)
-        return -errno;
-    result = probe_once(folder, schema, map_bytes, look, context, report, report_bytes, &said);
-    if (result && truncate(path, file.st_size) != 0)
-        gild_log(GILD_LOG_WARN, "%s: can not restore its length: %s", path, strerror(errno));
-    return result == -ENODATA ? -EUCLEAN : result;
+    return result ? result : said;
 }

@@ -145,10 +145,19 @@ int gild_rec_put_stream(struct gild_txn *txn, uint64_t id, const struct gild_rec
 }
 
 int gild_rec_put_pack(struct gild_txn *txn, uint32_t id, const struct gild_rec_pack *record) {
-    unsigned char key[4], value[32];
+    unsigned char key[4], value[64];
     gild_put_be32(key, id);
     return gild_txn_put(txn, GILD_TABLE_PACKS, key, sizeof key, value,
                         gild_rec_pack_encode(record, value));
+}
+
+int gild_rec_get_pack(struct gild_txn *txn, uint32_t id, struct gild_rec_pack *record) {
+    unsigned char key[4];
+    const void *value;
+    size_t length;
+    gild_put_be32(key, id);
+    int result = gild_txn_peek(txn, GILD_TABLE_PACKS, key, sizeof key, &value, &length);
+    return result ? result : gild_rec_pack_decode(record, value, length);
 }
 
 int gild_rec_put_map(struct gild_txn *txn, uint64_t id, const struct gild_rec_map *record) {

@@ -61,7 +61,8 @@ struct gild_rec_delta {
     uint64_t size_bytes;
     uint64_t parent_map; /* sealed map id, 0 = none */
     uint64_t parent_size_bytes;
-    uint64_t mapped_blocks; /* blocks whose content is in the log */
+    uint64_t mapped_blocks; /* blocks with content of its own: in the log, or in packs */
+    uint64_t packed_blocks; /* of these, in packs */
     uint64_t changed_ns;
     uint32_t root_count;
     uint64_t roots[GILD_DELTA_ROOTS_MAX]; /* places of root pages (log), 0 = nothing mapped */
@@ -79,6 +80,8 @@ struct gild_rec_pack {
     uint64_t file_bytes;
     uint64_t groups;
     uint64_t blocks;
+    uint64_t delta_refs; /* blocks of deltas, as of the last checkpoint, that name it */
+    uint64_t stale_refs; /* references that went since it was last looked through: a hint */
 };
 
 enum gild_segment_state {
@@ -91,6 +94,7 @@ struct gild_rec_segment {
     uint8_t state;
     uint8_t holds_nodes;  /* 1: map nodes of checkpoints, 0: guests' writes */
     uint64_t live_blocks; /* blocks that maps of the last checkpoint reach */
+    uint64_t closed_s;    /* when its writer went on, seconds since 1970; 0 = not known */
 };
 
 /* Where replay of a stream begins. Streams are numbered anew at each start, one per reactor. */
@@ -116,6 +120,42 @@ struct gild_rec_lost {
     } range[GILD_LOST_RANGES];
 };
 
+/* How much a delta, or the store, held at times gone by: the younger, the closer together. Kept in
+ * the table META. */
+#define GILD_GROWTH_SAMPLES 32u
+struct gild_rec_growth {
+    uint32_t count;
+    struct {
+        uint64_t at_s; /* seconds since 1970, ascending */
+        uint64_t bytes;
+    } sample[GILD_GROWTH_SAMPLES];
+};
+
+/* What an admin allows the whole store; kept in the table META. Absent: nothing but the size that
+ * the store was made with. */
+enum gild_overcommit {
+    GILD_OVERCOMMIT_UNBOUNDED,
+    GILD_OVERCOMMIT_NONE,         /* 1x the store's capacity */
+    GILD_OVERCOMMIT_CONSERVATIVE, /* 4x */
+    GILD_OVERCOMMIT_MODERATE,     /* 7x */
+    GILD_OVERCOMMIT_AGGRESSIVE,   /* 15x */
+    GILD_OVERCOMMIT_COUNT,
+};
+#define GILD_WARN_MAX 8u
+struct gild_rec_limits {
+    uint8_t size_set;    /* 1: size_bytes stands in for the superblock's */
+    uint64_t size_bytes; /* 0: none */
+    uint8_t overcommit;
+    uint8_t warn_count;
+    uint8_t warn[GILD_WARN_MAX]; /* percent used, 1 to 99, ascending */
+};
+
+/* Of a pool, or of one disk's delta; kept in the table META. Bytes of written blocks, 0 = none. */
+struct gild_rec_quota {
+    uint64_t quota_bytes;
+    uint64_t desktop_bytes; /* a pool's: of each of its desktops */
+};
+
 #define GILD_RECORD(name)                                                             \
     /* Bytes written to out (GILD_RECORD_MAX suffices). */                            \
     size_t gild_rec_##name##_encode(const struct gild_rec_##name *record, void *out); \
@@ -132,6 +172,9 @@ GILD_RECORD(segment)
 GILD_RECORD(stream)
 GILD_RECORD(quarantine)
 GILD_RECORD(lost)
+GILD_RECORD(growth)
+GILD_RECORD(limits)
+GILD_RECORD(quota)
 #undef GILD_RECORD
 
 /* Get, put and delete by typed key, built on the above. -ENOENT, -EBADMSG, -EUCLEAN. */
@@ -145,6 +188,7 @@ int gild_rec_put_segment(struct gild_txn *txn, uint64_t serial,
                          const struct gild_rec_segment *record);
 int gild_rec_put_stream(struct gild_txn *txn, uint64_t id, const struct gild_rec_stream *record);
 int gild_rec_put_pack(struct gild_txn *txn, uint32_t id, const struct gild_rec_pack *record);
+int gild_rec_get_pack(struct gild_txn *txn, uint32_t id, struct gild_rec_pack *record);
 int gild_rec_put_map(struct gild_txn *txn, uint64_t id, const struct gild_rec_map *record);
 int gild_rec_get_map(struct gild_txn *txn, uint64_t id, struct gild_rec_map *record);
 /* Of a delta; kept in the table META. */
@@ -153,6 +197,23 @@ int gild_rec_put_quarantine(struct gild_txn *txn, uint64_t delta_id,
 int gild_rec_get_quarantine(struct gild_txn *txn, uint64_t delta_id,
                             struct gild_rec_quarantine *record);
 int gild_rec_delete_quarantine(struct gild_txn *txn, uint64_t delta_id);
+/* Of a delta, or of the store (id 0); kept in the table META. */
+int gild_rec_put_growth(struct gild_txn *txn, uint64_t id, const struct gild_rec_growth *record);
+int gild_rec_get_growth(struct gild_txn *txn, uint64_t id, struct gild_rec_growth *record);
+int gild_rec_delete_growth(struct gild_txn *txn, uint64_t id);
+/* Kept in the table META. A get of what is not there is all zeroes; a put of zeroes deletes. */
+int gild_rec_get_limits(struct gild_txn *txn, struct gild_rec_limits *record);
+int gild_rec_put_limits(struct gild_txn *txn, const struct gild_rec_limits *record);
+int gild_rec_get_pool_quota(struct gild_txn *txn, const char *pool, struct gild_rec_quota *record);
+int gild_rec_put_pool_quota(struct gild_txn *txn, const char *pool,
+                            const struct gild_rec_quota *record);
+int gild_rec_get_disk_quota(struct gild_txn *txn, uint64_t delta_id, struct gild_rec_quota *record);
+int gild_rec_put_disk_quota(struct gild_txn *txn, uint64_t delta_id,
+                            const struct gild_rec_quota *record);
+/* All of them: pool is NULL for a disk's. A non-zero return ends the walk and is returned. */
+typedef int gild_rec_quota_visit(void *context, const char *pool, uint64_t delta_id,
+                                 const struct gild_rec_quota *record);
+int gild_rec_each_quota(struct gild_txn *txn, gild_rec_quota_visit *visit, void *context);
 int gild_rec_delete_u64(struct gild_txn *txn, enum gild_table table, uint64_t id);
 uint64_t gild_rec_key_u64(const void *key); /* big-endian key bytes -> number */
 

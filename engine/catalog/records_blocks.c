@@ -12,13 +12,15 @@
 #define MAP_PACKS_MAX (sizeof((struct gild_rec_map *)0)->packs / sizeof(uint32_t))
 
 size_t gild_rec_delta_encode(const struct gild_rec_delta *record, void *out) {
-    struct catalog_writer to = catalog_begin(out, CATALOG_RECORD_DELTA);
+    struct catalog_writer to =
+        catalog_begin_as(out, CATALOG_RECORD_DELTA, CATALOG_RECORD_VERSION_2);
     uint32_t count =
         record->root_count < GILD_DELTA_ROOTS_MAX ? record->root_count : GILD_DELTA_ROOTS_MAX;
     catalog_put_u64(&to, record->size_bytes);
     catalog_put_u64(&to, record->parent_map);
     catalog_put_u64(&to, record->parent_size_bytes);
     catalog_put_u64(&to, record->mapped_blocks);
+    catalog_put_u64(&to, record->packed_blocks);
     catalog_put_u64(&to, record->changed_ns);
     catalog_put_u32(&to, count);
     for (uint32_t i = 0; i < count; i++)
@@ -27,12 +29,15 @@ size_t gild_rec_delta_encode(const struct gild_rec_delta *record, void *out) {
 }
 
 int gild_rec_delta_decode(struct gild_rec_delta *record, const void *value, size_t length) {
-    struct catalog_reader from = catalog_open(value, length, CATALOG_RECORD_DELTA);
+    struct catalog_reader from =
+        catalog_open_upto(value, length, CATALOG_RECORD_DELTA, CATALOG_RECORD_VERSION_2);
     memset(record, 0, sizeof *record);
     record->size_bytes = catalog_get_u64(&from);
     record->parent_map = catalog_get_u64(&from);
     record->parent_size_bytes = catalog_get_u64(&from);
     record->mapped_blocks = catalog_get_u64(&from);
+    if (from.version >= CATALOG_RECORD_VERSION_2)
+        record->packed_blocks = catalog_get_u64(&from);
     record->changed_ns = catalog_get_u64(&from);
     uint32_t count = catalog_get_u32(&from);
     if (count > GILD_DELTA_ROOTS_MAX)
@@ -71,34 +76,46 @@ int gild_rec_map_decode(struct gild_rec_map *record, const void *value, size_t l
 }
 
 size_t gild_rec_pack_encode(const struct gild_rec_pack *record, void *out) {
-    struct catalog_writer to = catalog_begin(out, CATALOG_RECORD_PACK);
+    struct catalog_writer to = catalog_begin_as(out, CATALOG_RECORD_PACK, CATALOG_RECORD_VERSION_2);
     catalog_put_u64(&to, record->file_bytes);
     catalog_put_u64(&to, record->groups);
     catalog_put_u64(&to, record->blocks);
+    catalog_put_u64(&to, record->delta_refs);
+    catalog_put_u64(&to, record->stale_refs);
     return catalog_length(&to);
 }
 
 int gild_rec_pack_decode(struct gild_rec_pack *record, const void *value, size_t length) {
-    struct catalog_reader from = catalog_open(value, length, CATALOG_RECORD_PACK);
+    struct catalog_reader from =
+        catalog_open_upto(value, length, CATALOG_RECORD_PACK, CATALOG_RECORD_VERSION_2);
     record->file_bytes = catalog_get_u64(&from);
     record->groups = catalog_get_u64(&from);
     record->blocks = catalog_get_u64(&from);
+    record->delta_refs = record->stale_refs = 0;
+    if (from.version >= CATALOG_RECORD_VERSION_2) {
+        record->delta_refs = catalog_get_u64(&from);
+        record->stale_refs = catalog_get_u64(&from);
+    }
     return catalog_end(&from);
 }
 
 size_t gild_rec_segment_encode(const struct gild_rec_segment *record, void *out) {
-    struct catalog_writer to = catalog_begin(out, CATALOG_RECORD_SEGMENT);
+    struct catalog_writer to =
+        catalog_begin_as(out, CATALOG_RECORD_SEGMENT, CATALOG_RECORD_VERSION_2);
     catalog_put_u8(&to, record->state);
     catalog_put_u8(&to, record->holds_nodes);
     catalog_put_u64(&to, record->live_blocks);
+    catalog_put_u64(&to, record->closed_s);
     return catalog_length(&to);
 }
 
 int gild_rec_segment_decode(struct gild_rec_segment *record, const void *value, size_t length) {
-    struct catalog_reader from = catalog_open(value, length, CATALOG_RECORD_SEGMENT);
+    struct catalog_reader from =
+        catalog_open_upto(value, length, CATALOG_RECORD_SEGMENT, CATALOG_RECORD_VERSION_2);
     record->state = catalog_get_enum(&from, GILD_SEGMENT_FULL + 1);
     record->holds_nodes = catalog_get_enum(&from, 2);
     record->live_blocks = catalog_get_u64(&from);
+    record->closed_s = from.version >= CATALOG_RECORD_VERSION_2 ? catalog_get_u64(&from) : 0;
     return catalog_end(&from);
 }
 
@@ -153,6 +170,60 @@ int gild_rec_lost_decode(struct gild_rec_lost *record, const void *value, size_t
         record->range[i].groups = catalog_get_u32(&from);
     }
     return catalog_end(&from);
+}
+
+size_t gild_rec_growth_encode(const struct gild_rec_growth *record, void *out) {
+    struct catalog_writer to = catalog_begin(out, CATALOG_RECORD_GROWTH);
+    catalog_put_u32(&to, record->count);
+    for (uint32_t i = 0; i < record->count && i < GILD_GROWTH_SAMPLES; i++) {
+        catalog_put_u64(&to, record->sample[i].at_s);
+        catalog_put_u64(&to, record->sample[i].bytes);
+    }
+    return catalog_length(&to);
+}
+
+int gild_rec_growth_decode(struct gild_rec_growth *record, const void *value, size_t length) {
+    struct catalog_reader from = catalog_open(value, length, CATALOG_RECORD_GROWTH);
+    record->count = catalog_get_u32(&from);
+    if (record->count > GILD_GROWTH_SAMPLES)
+        return -EUCLEAN;
+    for (uint32_t i = 0; i < record->count; i++) {
+        record->sample[i].at_s = catalog_get_u64(&from);
+        record->sample[i].bytes = catalog_get_u64(&from);
+        if (i && record->sample[i].at_s <= record->sample[i - 1].at_s)
+            return -EUCLEAN;
+    }
+    return catalog_end(&from);
+}
+
+/* ---- growth, by delta ------------------------------------------------------------------------ */
+
+#define GROWTH_KEY 32u
+
+static size_t growth_key(uint64_t id, char key[GROWTH_KEY]) {
+    return (size_t)snprintf(key, GROWTH_KEY, "growth:%016" PRIx64, id);
+}
+
+int gild_rec_put_growth(struct gild_txn *txn, uint64_t id, const struct gild_rec_growth *record) {
+    char key[GROWTH_KEY];
+    unsigned char value[16 + 16 * GILD_GROWTH_SAMPLES];
+    size_t length = growth_key(id, key);
+    return gild_txn_put(txn, GILD_TABLE_META, key, length, value,
+                        gild_rec_growth_encode(record, value));
+}
+
+int gild_rec_get_growth(struct gild_txn *txn, uint64_t id, struct gild_rec_growth *record) {
+    char key[GROWTH_KEY];
+    const void *value;
+    size_t length;
+    int result = gild_txn_peek(txn, GILD_TABLE_META, key, growth_key(id, key), &value, &length);
+    return result ? result : gild_rec_growth_decode(record, value, length);
+}
+
+int gild_rec_delete_growth(struct gild_txn *txn, uint64_t id) {
+    char key[GROWTH_KEY];
+    int result = gild_txn_delete(txn, GILD_TABLE_META, key, growth_key(id, key));
+    return result == -ENOENT ? 0 : result;
 }
 
 /* ---- quarantine, by delta -------------------------------------------------------------------- */

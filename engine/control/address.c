@@ -189,7 +189,8 @@ bool control_address_qemu(const struct control_address *address, char *words[4])
                          address->read_only ? "read-only=on" : "discard=unmap,detect-zeroes=unmap")
                : NULL;
     words[2] = strdup("-device");
-    words[3] = text_of("virtio-blk-pci,drive=%s,serial=%s", node_name(address), address->serial);
+    words[3] = text_of("virtio-blk-pci,drive=%s,serial=%s,werror=stop,rerror=report",
+                       node_name(address), address->serial);
     free(source);
     if (words[0] && words[1] && words[2] && words[3])
         return true;
@@ -229,7 +230,9 @@ static char *xml_source(const struct control_address *address) {
     return source;
 }
 
-/* error_policy='stop': a full store pauses the guest, which goes on once there is room. */
+/* error_policy='stop': a full store, or a quota, pauses the guest, which goes on once there is
+ * room. Left alone, rerror_policy would follow it, and one damaged block pause a desktop for ever:
+ * reads report. */
 char *control_address_xml(const struct control_address *address) {
     char *source = xml_source(address);
     if (!source)
@@ -237,7 +240,8 @@ char *control_address_xml(const struct control_address *address) {
     const char *io = !address->mount ? "" : address->io_uring ? " io='io_uring'" : " io='threads'";
     char *xml = text_of(
         "<disk type='%s' device='disk'>\n"
-        "  <driver name='qemu' type='raw' cache='none'%s error_policy='stop'%s/>\n"
+        "  <driver name='qemu' type='raw' cache='none'%s error_policy='stop' "
+        "rerror_policy='report'%s/>\n"
         "%s"
         "  <target dev='vda' bus='virtio'/>\n"
         "%s"

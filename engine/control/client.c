@@ -172,7 +172,7 @@ static int ask(struct call *call, const char *request, struct gild_error *error)
 
 static json_t *run_here(struct gild_store *store, struct call *call, const char *request,
                         struct gild_error *error) {
-    json_t *answer = control_run(store, NULL, request, call->progress, call->context);
+    json_t *answer = control_run(store, NULL, getuid(), request, call->progress, call->context);
     if (gild_store_close(store, error) == 0 || control_answer_code(answer) != GILD_OK)
         return answer;
     json_decref(answer);

@@ -10,6 +10,7 @@
 #include <stdbool.h>
 #include <stddef.h>
 #include <stdint.h>
+#include <sys/types.h>
 #include <sys/un.h>
 
 #include "gild/control.h"
@@ -29,11 +30,13 @@ struct control_call {
  * (a check that found something does): that is the verb's outcome. */
 typedef json_t *control_verb(struct control_call *call);
 
-control_verb control_store_info, control_store_check, control_store_scrub;
+control_verb control_store_info, control_store_check, control_store_scrub, control_store_gc;
 control_verb control_image_import, control_image_list, control_image_show, control_image_delete;
 control_verb control_desktop_create, control_desktop_list, control_desktop_show,
     control_desktop_delete;
 control_verb control_pool_create, control_pool_list, control_pool_show, control_pool_delete;
+control_verb control_space_show, control_who_show;
+control_verb control_limit_set, control_limit_show, control_events_show;
 control_verb control_disk_uri, control_disk_qemu, control_disk_xml;
 
 /* ---- arguments: checked by the table, so these can not fail ---------------------------------- */
@@ -41,6 +44,10 @@ control_verb control_disk_uri, control_disk_qemu, control_disk_xml;
 const char *control_text(const struct control_call *call, const char *name); /* NULL: absent */
 uint64_t control_number(const struct control_call *call, const char *name);  /* 0: absent */
 bool control_flag(const struct control_call *call, const char *name);        /* false: absent */
+
+/* What a verb that has succeeded did goes into the store's events: who asked, to what. */
+void control_note_event(const struct control_call *call, const char *noun, const char *verb,
+                        const json_t *answer, uid_t uid);
 
 /* `store init`: the one verb that has no open store. */
 json_t *control_store_init(const char *directory, json_t *args, struct gild_error *error);
@@ -64,8 +71,8 @@ struct control_request {
 int control_request_parse(struct control_request *out, const char *text, struct gild_error *error);
 void control_request_fini(struct control_request *request);
 
-/* The answer's JSON, always set; a failure's too. A new reference. */
-json_t *control_run(struct gild_store *store, const struct gild_control_doors *doors,
+/* The answer's JSON, always set; a failure's too. A new reference. uid: who asks. */
+json_t *control_run(struct gild_store *store, const struct gild_control_doors *doors, uid_t uid,
                     const char *request, gild_control_progress *progress, void *context);
 
 /* ---- answers --------------------------------------------------------------------------------- */

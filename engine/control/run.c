@@ -6,12 +6,13 @@
 #include <errno.h>
 #include <stdlib.h>
 #include <string.h>
+#include <unistd.h>
 
 #include "base/checked.h"
 #include "control/control.h"
 #include "vdi/names.h"
 
-enum type { TEXT, SIZE, COUNT, FLAG };
+enum type { TEXT, SIZE, COUNT, FLAG, SETTINGS, COUNT64 };
 
 struct argument {
     const char *name;
@@ -31,6 +32,7 @@ static const struct row rows[] = {
     {"store", "info", control_store_info, {{0}}},
     {"store", "check", control_store_check, {{"repair", FLAG, false}, {"dry_run", FLAG, false}}},
     {"store", "scrub", control_store_scrub, {{"rate", SIZE, false}, {"dry_run", FLAG, false}}},
+    {"store", "gc", control_store_gc, {{0}}},
     {"image",
      "import",
      control_image_import,
@@ -68,6 +70,14 @@ static const struct row rows[] = {
     {"disk", "uri", control_disk_uri, {{"path", TEXT, true}, {"transport", TEXT, false}}},
     {"disk", "qemu", control_disk_qemu, {{"path", TEXT, true}, {"transport", TEXT, false}}},
     {"disk", "xml", control_disk_xml, {{"path", TEXT, true}, {"transport", TEXT, false}}},
+    {"space", "show", control_space_show, {{"target", TEXT, false}, {"reclaimable", FLAG, false}}},
+    {"who", "show", control_who_show, {{"path", TEXT, true}}},
+    {"limit", "set", control_limit_set, {{"target", TEXT, true}, {"settings", SETTINGS, true}}},
+    {"limit", "show", control_limit_show, {{"target", TEXT, false}}},
+    {"events",
+     "show",
+     control_events_show,
+     {{"since", TEXT, false}, {"follow", FLAG, false}, {"after", COUNT64, false}}},
 };
 
 /* ---- arguments ------------------------------------------------------------------------------- */
@@ -106,6 +116,12 @@ static int check_value(const struct row *row, const struct argument *argument, j
         if (!json_is_integer(value) || json_integer_value(value) < 1 ||
             json_integer_value(value) > UINT32_MAX)
             wanted = "a whole number above 0";
+        break;
+    case COUNT64:
+        wanted = json_is_integer(value) && json_integer_value(value) >= 0 ? NULL : "a whole number";
+        break;
+    case SETTINGS:
+        wanted = json_is_object(value) ? NULL : "an object of texts";
         break;
     case FLAG:
         wanted = json_is_boolean(value) ? NULL : "true or false";
@@ -231,7 +247,7 @@ static const struct row *find_row(const struct control_request *request, struct 
     return NULL;
 }
 
-json_t *control_run(struct gild_store *store, const struct gild_control_doors *doors,
+json_t *control_run(struct gild_store *store, const struct gild_control_doors *doors, uid_t uid,
                     const char *request_text, gild_control_progress *progress, void *context) {
     struct gild_error error = {0};
     struct control_request request;
@@ -248,6 +264,8 @@ json_t *control_run(struct gild_store *store, const struct gild_control_doors *d
                                     .context = context,
                                     .error = &error};
         answer = row->run(&call);
+        if (answer)
+            control_note_event(&call, row->noun, row->verb, answer, uid);
         if (!answer && !error.code)
             gild_fail(&error, GILD_FAILED, ENOMEM, "%s %s: there is no memory for the answer",
                       row->noun, row->verb);
@@ -261,7 +279,7 @@ json_t *control_run(struct gild_store *store, const struct gild_control_doors *d
 
 enum gild_code gild_control_run(struct gild_store *store, const char *request,
                                 gild_control_progress *progress, void *context, char **answer) {
-    json_t *json = control_run(store, NULL, request, progress, context);
+    json_t *json = control_run(store, NULL, getuid(), request, progress, context);
     enum gild_code code = control_answer_code(json);
     *answer = control_dump(json);
     json_decref(json);

@@ -51,6 +51,7 @@ struct gild_control_server {
 struct job {
     struct gild_control_server *server;
     int client_fd;
+    uid_t uid; /* of the process at its other end */
     char *request;
     size_t request_bytes;
     bool too_long;
@@ -90,7 +91,7 @@ static void *work(void *context) {
     struct job *job = context;
     struct gild_control_server *server = job->server;
     json_t *answer =
-        control_run(server->store, server->doors, job->request, note_progress, context);
+        control_run(server->store, server->doors, job->uid, job->request, note_progress, context);
     char *text = control_dump(answer);
     json_decref(answer);
     pthread_mutex_lock(&job->lock);
@@ -189,6 +190,11 @@ static struct job *job_create(struct gild_control_server *server,
     job->server = server;
     job->client_fd =
         MHD_get_connection_info(connection, MHD_CONNECTION_INFO_CONNECTION_FD)->connect_fd;
+    struct ucred peer;
+    socklen_t peer_bytes = sizeof peer;
+    job->uid = getsockopt(job->client_fd, SOL_SOCKET, SO_PEERCRED, &peer, &peer_bytes) == 0
+                   ? peer.uid
+                   : (uid_t)-1;
     strcpy(job->what, "working");
     pthread_mutex_init(&job->lock, NULL);
     monotonic_cond_init(&job->news);

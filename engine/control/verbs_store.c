@@ -1,4 +1,4 @@
-/* The verbs on the store itself: info, check, scrub. Any thread but a reactor's. */
+/* The verbs on the store itself: info, check, scrub, gc. Any thread but a reactor's. */
 #include <errno.h>
 
 #include "control/control.h"
@@ -125,6 +125,7 @@ json_t *control_store_check(struct control_call *call) {
 /* ---- scrub ----------------------------------------------------------------------------------- */
 
 /* A scrub without a rate leaves a disk enough for guests. */
+#define BLOCK_BYTES 4096u
 #define SCRUB_RATE_BYTES ((uint64_t)64 << 20)
 
 static int note_progress(void *context, const char *what, uint64_t done, uint64_t total) {
@@ -170,4 +171,30 @@ json_t *control_store_scrub(struct control_call *call) {
               (unsigned long long)result.repaired_packs, (unsigned long long)result.lost_groups);
     add_error(answer, &error);
     return answer;
+}
+
+/* ---- gc -------------------------------------------------------------------------------------- */
+
+static int note_cleaned(void *context, const struct gild_clean_result *so_far) {
+    const struct control_call *call = context;
+    uint64_t done = so_far->packed_blocks + so_far->moved_blocks + so_far->zero_blocks;
+    uint64_t total = so_far->blocks > done ? so_far->blocks : done;
+    return call->progress
+               ? call->progress(call->context, "cleaned", done * BLOCK_BYTES, total * BLOCK_BYTES)
+               : 0;
+}
+
+json_t *control_store_gc(struct control_call *call) {
+    const struct gild_clean_options options = {.progress = note_cleaned, .context = call};
+    struct gild_clean_result result;
+    if (gild_store_clean(call->store, &options, &result, call->error))
+        return NULL;
+    return json_pack(
+        "{s:I, s:I, s:I, s:I, s:I, s:I, s:I, s:I}", "segments", (json_int_t)result.segments,
+        "packed_bytes", (json_int_t)(result.packed_blocks * BLOCK_BYTES), "shared_bytes",
+        (json_int_t)(result.shared_blocks * BLOCK_BYTES), "moved_bytes",
+        (json_int_t)(result.moved_blocks * BLOCK_BYTES), "zero_bytes",
+        (json_int_t)(result.zero_blocks * BLOCK_BYTES), "pack_bytes", (json_int_t)result.pack_bytes,
+        "dropped_bytes", (json_int_t)result.dropped_bytes, "freed_bytes",
+        (json_int_t)result.freed_bytes);
 }

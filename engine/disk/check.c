@@ -183,8 +183,21 @@ static const struct pack_shape *shape_of(struct check *check, uint32_t pack_id) 
     return shape->missing ? NULL : shape;
 }
 
+static bool has_slot(const struct pack_shape *shape, uint64_t place) {
+    if (gild_place_group(place) >= shape->facts.groups)
+        return false;
+    return shape->facts.group_slots[gild_place_group(place)] >> gild_place_slot(place) & 1;
+}
+
+enum check_slot check_slot(struct check *check, uint64_t place) {
+    const struct pack_shape *shape = shape_of(check, gild_place_pack_id(place));
+    if (!shape)
+        return CHECK_NO_PACK;
+    return has_slot(shape, place) ? CHECK_SLOT_THERE : CHECK_NO_SLOT;
+}
+
 static int check_pack_place(struct map_check *map, uint64_t block, uint64_t place) {
-    uint32_t pack_id = gild_place_pack_id(place), group = gild_place_group(place);
+    uint32_t pack_id = gild_place_pack_id(place);
     if (!map->blocks++ || pack_id != map->pack_id) {
         map->pack_id = pack_id;
         map->shape = shape_of(map->check, pack_id);
@@ -195,10 +208,7 @@ static int check_pack_place(struct map_check *map, uint64_t block, uint64_t plac
         return -ENOMEM;
     if (!map->shape)
         return range_add(&map->missing, block, 1);
-    if (group >= map->shape->facts.groups)
-        return range_add(&map->beyond, block, 1);
-    uint8_t blocks = map->shape->facts.group_blocks[group]; /* 0: its table page is rotten */
-    return blocks && gild_place_slot(place) >= blocks ? range_add(&map->beyond, block, 1) : 0;
+    return has_slot(map->shape, place) ? 0 : range_add(&map->beyond, block, 1);
 }
 
 static int check_leaf(struct map_check *map, uint64_t leaf_index, const struct gild_leaf *leaf) {
@@ -375,14 +385,20 @@ static int check_record(struct check *check, uint32_t pack_id, const char *objec
         gild_rec_pack_decode(&record, value, length))
         findings_add(&check->findings, object, "damaged", NULL, "the record of %s is damaged",
                      object);
-    else if (record.groups != shape->facts.groups || record.blocks != shape->facts.blocks ||
-             /* a rewrite's record may be a crash behind */
-             (shape->facts.generation == 1 && record.file_bytes != shape->facts.file_bytes))
+    else if (record.groups != shape->facts.groups ||
+             /* A rewrite's record may be a crash behind: an earlier one's, of no fewer blocks. */
+             (shape->facts.generation == 1 ? record.blocks != shape->facts.blocks ||
+                                                 record.file_bytes != shape->facts.file_bytes
+                                           : record.blocks < shape->facts.blocks))
         findings_add(&check->findings, object, "count", NULL,
                      "%s has %" PRIu32 " groups and %" PRIu32 " blocks in %" PRIu64
                      " bytes, its record says %" PRIu64 ", %" PRIu64 " and %" PRIu64,
                      object, shape->facts.groups, shape->facts.blocks, shape->facts.file_bytes,
                      record.groups, record.blocks, record.file_bytes);
+    else if (check_times(&check->packed, pack_id) != record.delta_refs && !check->incomplete)
+        findings_add(&check->findings, object, "count", NULL,
+                     "%s is named by %" PRIu64 " blocks of desktops, its record says %" PRIu64,
+                     object, check_times(&check->packed, pack_id), record.delta_refs);
     return 0;
 }
 
@@ -454,10 +470,11 @@ static int check_all(struct check *check) {
 
 static void check_free(struct check *check) {
     for (size_t i = 0; check->shapes && i < check->packs.count; i++)
-        free(check->shapes[i].facts.group_blocks);
+        free(check->shapes[i].facts.group_slots);
     free(check->shapes);
     free(check->maps.id);
     free(check->packs.id);
+    free(check->packed.id);
     free(check->deltas.id);
     free(check->dropped.id);
     free(check->segments.id);

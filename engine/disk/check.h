@@ -17,6 +17,7 @@ struct check {
     struct gild_check_result *result;
     struct ids maps, packs, deltas, dropped, segments, owned /* deltas of desktops */;
     struct ids counted; /* serials, once for each block or node that anything reaches */
+    struct ids packed;  /* packs, once for each block of a delta that lies there */
     bool incomplete;    /* a delta could not be walked whole: counts are too low */
     struct gild_rec_delta *delta;
     struct gild_rec_map *map;
@@ -26,6 +27,13 @@ struct check {
 /* check_log.c */
 int check_deltas(struct check *check);
 int check_segments(struct check *check);
+/* How often a sorted list has this. */
+uint64_t check_times(const struct ids *counted, uint64_t id);
+
+/* check.c */
+enum check_slot { CHECK_SLOT_THERE, CHECK_NO_PACK, CHECK_NO_SLOT };
+/* Is there such a slot, as far as the pack's table can be read? */
+enum check_slot check_slot(struct check *check, uint64_t place);
 
 /* check_files.c: files that nobody knows, numbers above their counters. */
 int check_files(struct check *check);

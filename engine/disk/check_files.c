@@ -37,8 +37,11 @@ static int check_file(void *context, const char *name) {
     if (fstatat(pass->fd, name, &status, AT_SYMLINK_NOFOLLOW) != 0 ||
         pass->now.tv_sec - status.st_mtim.tv_sec < SETTLED_S)
         return 0;
-    /* A segment that the catalogue has just forgotten keeps its file while a check runs. */
-    if (pass->ids == &pass->check->segments && gild_segments_find(pass->check->store->segments, id))
+    /* A segment that the catalogue has just forgotten keeps its file while a check runs, or until
+     * it is written anew: that may have been done since the file was looked at. */
+    if (pass->ids == &pass->check->segments &&
+        (gild_segments_own(pass->check->store->segments, id) ||
+         fstatat(pass->fd, name, &status, AT_SYMLINK_NOFOLLOW) != 0))
         return 0;
     snprintf(object, sizeof object, "file %s/%.100s", pass->folder, name);
     findings_add(&pass->check->findings, object, "orphan", NULL,

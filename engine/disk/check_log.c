@@ -17,7 +17,8 @@ struct delta_check {
     struct gild_store *store;
     uint64_t blocks;
     bool node_rotten; /* what the next range is lost to */
-    struct range_set rotten, missing, odd, lost;
+    uint64_t packed;
+    struct range_set rotten, missing, gone, odd, lost;
 };
 
 static int note_node(void *context, uint64_t place, enum gild_node_kind kind, uint64_t index,
@@ -43,8 +44,19 @@ static int note_block(struct delta_check *delta, uint64_t block, uint64_t place)
     }
     case GILD_PLACE_LOST:
         return range_add(&delta->lost, block, 1);
-    case GILD_PLACE_PACK:
-        return range_add(&delta->odd, block, 1);
+    case GILD_PLACE_PACK: {
+        delta->blocks++;
+        delta->packed++;
+        int err = ids_add(&delta->check->packed, gild_place_pack_id(place));
+        switch (err ? CHECK_SLOT_THERE : check_slot(delta->check, place)) {
+        case CHECK_SLOT_THERE:
+            return err;
+        case CHECK_NO_PACK:
+            return range_add(&delta->gone, block, 1);
+        default:
+            return range_add(&delta->odd, block, 1);
+        }
+    }
     default:
         return gild_place_type(place) > GILD_PLACE_LOST ? range_add(&delta->odd, block, 1) : 0;
     }
@@ -80,6 +92,8 @@ static int tell_delta(struct check *check, const char *disk, struct delta_check 
     int e = tell_blocks(check, disk, &delta->missing, "missing",
                         "log segments that hold its data are not there");
     err = err ? err : e;
+    e = tell_blocks(check, disk, &delta->gone, "missing", "it names packs that are not there");
+    err = err ? err : e;
     e = tell_blocks(check, disk, &delta->odd, "damaged", "its map has impossible places");
     err = err ? err : e;
     e = tell_blocks(check, disk, &delta->lost, "lost", "known lost until it is overwritten");
@@ -109,6 +123,10 @@ static int check_delta(struct check *check, enum gild_table table, uint64_t delt
         findings_add(&check->findings, disk, "count", NULL,
                      "%s: its map has %" PRIu64 " written blocks, its record says %" PRIu64, disk,
                      delta.blocks, record->mapped_blocks);
+    else if (!err && !delta.rotten.count && delta.packed != record->packed_blocks)
+        findings_add(&check->findings, disk, "count", NULL,
+                     "%s: its map has %" PRIu64 " blocks in packs, its record says %" PRIu64, disk,
+                     delta.packed, record->packed_blocks);
     check->result->blocks += delta.blocks;
     int told = tell_delta(check, disk, &delta);
     return err ? err : told;
@@ -137,6 +155,7 @@ int check_deltas(struct check *check) {
     for (size_t i = 0; i < check->dropped.count && !err; i++)
         err = check_delta(check, GILD_TABLE_DROPPED, check->dropped.id[i]);
     ids_sort(&check->counted);
+    ids_sort(&check->packed);
     for (size_t i = 1; i < check->owned.count; i++)
         if (check->owned.id[i] == check->owned.id[i - 1])
             findings_add(&check->findings, "store", "reference", NULL,
@@ -146,7 +165,7 @@ int check_deltas(struct check *check) {
 
 /* ---- segments -------------------------------------------------------------------------------- */
 
-static uint64_t times_counted(const struct ids *counted, uint64_t serial) {
+uint64_t check_times(const struct ids *counted, uint64_t serial) {
     size_t low = 0, high = counted->count, end;
     while (low < high) {
         size_t middle = low + (high - low) / 2;
@@ -180,7 +199,7 @@ static int check_segment(void *context, const void *key, size_t key_length, cons
                      object);
         return 0;
     }
-    uint64_t counted = times_counted(&check->counted, serial);
+    uint64_t counted = check_times(&check->counted, serial);
     if (counted != record.live_blocks && !(check->incomplete && counted < record.live_blocks))
         findings_add(&check->findings, object, "count", NULL,
                      "log %s holds %" PRIu64 " live blocks, its record says %" PRIu64, object,

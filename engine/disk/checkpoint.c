@@ -207,6 +207,7 @@ static int record_disk(struct gild_store *store, struct gild_txn *txn, struct gi
     memcpy(c->record->roots, c->roots + *at, c->record->root_count * sizeof *c->roots);
     *at += c->record->root_count;
     c->record->mapped_blocks = disk->frozen_mapped;
+    c->record->packed_blocks = disk->frozen_packed;
     c->record->changed_ns = now_ns();
     return gild_rec_put_delta(txn, table, disk->delta_id, c->record);
 }
@@ -288,10 +289,38 @@ static int record_segment(void *context, struct gild_segment *segment) {
     }
     if (state == segment->state_recorded && !segment->changed)
         return 0;
-    struct gild_rec_segment record = {
-        .state = (uint8_t)state, .holds_nodes = segment->holds_nodes, .live_blocks = segment->base};
+    if (state == GILD_SEGMENT_FULL && !segment->closed_s) {
+        segment->closed_s = now_ns() / 1000000000u;
+    }
+    struct gild_rec_segment record = {.state = (uint8_t)state,
+                                      .holds_nodes = segment->holds_nodes,
+                                      .live_blocks = segment->base,
+                                      .closed_s = segment->closed_s};
     segment->state_pending = state;
     return gild_rec_put_segment(pass->txn, segment->serial, &record);
+}
+
+/* A pack that the catalogue does not know is of an import that has not ended. */
+static int record_pack(void *context, uint32_t pack_id, struct pack_ref *ref) {
+    struct segment_pass *pass = context;
+    struct gild_rec_pack record;
+    if (!ref->changed)
+        return 0;
+    int err = gild_rec_get_pack(pass->txn, pack_id, &record);
+    if (err)
+        return err == -ENOENT ? 0 : err;
+    record.delta_refs = ref->base;
+    record.stale_refs = atomic_load(&ref->stale);
+    return gild_rec_put_pack(pass->txn, pack_id, &record);
+}
+
+static int pack_committed(void *context, uint32_t pack_id, struct pack_ref *ref) {
+    struct gild_store *store = context;
+    (void)pack_id;
+    if (ref->changed && !ref->base)
+        atomic_store(&store->pack_unnamed, true);
+    ref->changed = false;
+    return 0;
 }
 
 static int segment_committed(void *context, struct gild_segment *segment) {
@@ -363,6 +392,8 @@ static int write_and_commit(struct gild_store *store) {
     if (!err)
         err = gild_segments_each(store->segments, record_segment, &pass);
     if (!err)
+        err = pack_refs_each(store->refs, record_pack, &pass);
+    if (!err)
         err = record_streams(store, txn);
     if (err) {
         gild_txn_abort(txn);
@@ -378,13 +409,16 @@ static void recycle_empty(struct gild_store *store) {
     if (!c->empty_count || atomic_load(&store->checks))
         return;
     keeper_pass(store);
+    size_t kept = 0;
     for (size_t i = 0; i < c->empty_count; i++) {
         int err = gild_segments_recycle(store->segments, c->empty[i]);
-        if (err)
+        if (err == -EBUSY) /* the cleaner is in it */
+            c->empty[kept++] = c->empty[i];
+        else if (err)
             gild_log(GILD_LOG_WARN, "an empty log segment could not be removed: %s",
                      strerror(-err));
     }
-    c->empty_count = 0;
+    c->empty_count = kept;
 }
 
 /* What an op is told that waits for what a checkpoint gives, if there was none: want of memory or
@@ -414,6 +448,7 @@ int checkpoint_run(struct gild_store *store) {
     int err = keeper_call_all(store, CALL_FREEZE);
     c->epoch ^= 1;
     gild_segments_fold(store->segments, ended);
+    pack_refs_fold(store->refs, ended);
     if (!err)
         err = write_and_commit(store);
     atomic_store(&store->checkpoint_failed, told_of(err));
@@ -427,6 +462,7 @@ int checkpoint_run(struct gild_store *store) {
         return err;
     }
     gild_segments_each(store->segments, segment_committed, NULL);
+    pack_refs_each(store->refs, pack_committed, store);
     keeper_call_all(store, CALL_SETTLE);
     recycle_empty(store);
     keeper_call_all(store, CALL_SPACE);

@@ -2,8 +2,8 @@
  * no map reaches any more, and files that a crash left without an owner.
  *
  * A dropped delta stays in the catalogue (DROPPED, an intent) until its blocks are uncounted in one
- * transaction with its removal, so a crash in between only repeats the walk. Packs are collected by
- * reachability: the union of what the catalogue's maps name. The keeper's thread. */
+ * transaction with its removal, so a crash in between only repeats the walk. A pack goes when none
+ * of the catalogue's maps names it and no delta counts in it. The keeper's thread. */
 #include <dirent.h>
 #include <errno.h>
 #include <inttypes.h>
@@ -19,17 +19,41 @@
 /* ---- dropped deltas -------------------------------------------------------------------------- */
 
 /* Takes the counts off in memory (sign -1), or puts them back (+1). */
-static void uncount(struct gild_store *store, const struct ids *serials, int sign) {
-    for (size_t i = 0; i < serials->count; i++)
-        gild_segments_adjust(store->segments, gild_place_log(serials->id[i], 0), sign);
+static void uncount(struct gild_store *store, const struct delta_walk *walk, int sign) {
+    for (size_t i = 0; i < walk->serials.count; i++)
+        gild_segments_adjust(store->segments, gild_place_log(walk->serials.id[i], 0), sign);
+    for (size_t i = 0; i < walk->packs.count; i++)
+        pack_refs_adjust(store->refs, (uint32_t)walk->packs.id[i], sign);
 }
 
-static int commit_dropped(struct gild_store *store, uint64_t delta_id, const struct ids *serials) {
+/* The packs that a delta named: `walk` has each as often as it did. */
+static int put_packs(struct gild_store *store, struct gild_txn *txn, const struct ids *packs) {
+    int err = 0;
+    for (size_t i = 0, n; i < packs->count && !err; i += n) {
+        struct pack_ref *ref = pack_refs_find(store->refs, (uint32_t)packs->id[i]);
+        struct gild_rec_pack record;
+        for (n = 1; i + n < packs->count && packs->id[i + n] == packs->id[i];)
+            n++;
+        atomic_fetch_add(&ref->stale, n);
+        err = gild_rec_get_pack(txn, (uint32_t)packs->id[i], &record);
+        record.delta_refs = ref->base;
+        record.stale_refs = atomic_load(&ref->stale);
+        if (!err)
+            err = gild_rec_put_pack(txn, (uint32_t)packs->id[i], &record);
+    }
+    return err;
+}
+
+static int commit_dropped(struct gild_store *store, uint64_t delta_id,
+                          const struct delta_walk *walk) {
+    const struct ids *serials = &walk->serials;
     struct gild_txn *txn;
     int err = gild_txn_begin(store->catalog, true, &txn);
     if (err)
         return err;
     err = gild_rec_delete_u64(txn, GILD_TABLE_DROPPED, delta_id);
+    if (!err)
+        err = gild_rec_delete_growth(txn, delta_id);
     if (!err)
         err = gild_rec_delete_quarantine(txn, delta_id);
     for (size_t i = 0; i < serials->count && !err; i++) {
@@ -38,9 +62,12 @@ static int commit_dropped(struct gild_store *store, uint64_t delta_id, const str
         struct gild_segment *segment = gild_segments_find(store->segments, serials->id[i]);
         struct gild_rec_segment record = {.state = (uint8_t)segment->state_recorded,
                                           .holds_nodes = segment->holds_nodes,
-                                          .live_blocks = segment->base};
+                                          .live_blocks = segment->base,
+                                          .closed_s = segment->closed_s};
         err = gild_rec_put_segment(txn, segment->serial, &record);
     }
+    if (!err)
+        err = put_packs(store, txn, &walk->packs);
     if (err) {
         gild_txn_abort(txn);
         return err;
@@ -55,12 +82,22 @@ static bool in_memory(struct gild_store *store, uint64_t delta_id) {
     return found;
 }
 
-/* A made-up map may name segments that are not there: nothing of it can be believed. */
-static bool all_known(struct gild_store *store, const struct ids *serials) {
-    for (size_t i = 0; i < serials->count; i++)
-        if (!gild_segments_find(store->segments, serials->id[i]))
+/* A made-up map may name segments or packs that are not there: nothing of it can be believed. */
+static bool all_known(struct gild_store *store, const struct delta_walk *walk) {
+    for (size_t i = 0; i < walk->serials.count; i++)
+        if (!gild_segments_find(store->segments, walk->serials.id[i]))
+            return false;
+    for (size_t i = 0; i < walk->packs.count; i++)
+        if (!pack_refs_find(store->refs, (uint32_t)walk->packs.id[i]))
             return false;
     return true;
+}
+
+/* The catalogue says what the counts say, and what was freed may be hoped for. */
+static void dropped(struct gild_store *store, const struct delta_walk *walk) {
+    for (size_t i = 0; i < walk->packs.count; i++)
+        pack_refs_find(store->refs, (uint32_t)walk->packs.id[i])->changed = false;
+    atomic_store(&store->released, true);
 }
 
 static int collect_delta(struct gild_store *store, uint64_t delta_id) {
@@ -74,13 +111,15 @@ static int collect_delta(struct gild_store *store, uint64_t delta_id) {
     }
     if (!err)
         err = walk_delta(store, delta_id, record, &walk);
-    if (!err && !all_known(store, &walk.serials))
+    if (!err && !all_known(store, &walk))
         err = -EBADMSG;
     if (!err) {
-        uncount(store, &walk.serials, -1);
-        err = commit_dropped(store, delta_id, &walk.serials);
+        uncount(store, &walk, -1);
+        err = commit_dropped(store, delta_id, &walk);
         if (err)
-            uncount(store, &walk.serials, +1);
+            uncount(store, &walk, +1);
+        else
+            dropped(store, &walk);
     }
     if (err == -EBADMSG) {
         gild_log(GILD_LOG_ERROR,
@@ -90,6 +129,7 @@ static int collect_delta(struct gild_store *store, uint64_t delta_id) {
         err = 0;
     }
     free(walk.serials.id);
+    free(walk.packs.id);
     free(record);
     return err;
 }
@@ -159,12 +199,13 @@ static int collect_packs(struct gild_store *store) {
     if (!err)
         err = reached_packs(store, &reached);
     for (size_t i = 0; i < known.count && !err; i++) {
-        if (ids_have(&reached, known.id[i]))
+        if (ids_have(&reached, known.id[i]) || !pack_refs_none(store->refs, (uint32_t)known.id[i]))
             continue;
         err = forget_pack(store, (uint32_t)known.id[i]);
         if (err)
             break;
         keeper_pass(store);
+        pack_refs_forget(store->refs, (uint32_t)known.id[i]);
         struct gild_error error = {0};
         if (gild_packs_remove(store->packs, (uint32_t)known.id[i], &error))
             gild_log(GILD_LOG_WARN, "%s", error.message);

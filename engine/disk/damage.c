@@ -2,8 +2,9 @@
  *
  * The catalogue is read once, when a damage is opened: which image versions and which desktops
  * stand on which map. Answers walk the sealed maps that can reach the damaged packs, and for each
- * desktop its own map, to leave out what it has written itself. What can not be read on the way is
- * left out of a sealed map (its own damage is found elsewhere) and counts as hit in a desktop.
+ * desktop its own map, to leave out what it has written itself and to find what of that is packed.
+ * What can not be read on the way is left out of a sealed map (its own damage is found elsewhere)
+ * and counts as hit in a desktop.
  *
  * In memory at once: the owners' names, and the ranges of the answers, which are cut at RANGES_MAX
  * for each disk. */
@@ -201,6 +202,29 @@ int hits_add(struct hits *hits, const char *disk, const struct range_set *blocks
     return 0;
 }
 
+/* The same where the disk may be hit already. */
+static int hits_more(struct hits *hits, const char *disk, const struct range_set *blocks) {
+    size_t at = 0;
+    while (at < hits->count && strcmp(hits->hit[at].disk, disk) != 0)
+        at++;
+    if (at == hits->count)
+        return hits_add(hits, disk, blocks);
+    struct gild_hit *hit = &hits->hit[at];
+    struct gild_hit_range *ranges =
+        realloc(hits->memory[at].ranges, (RANGES_MAX + 1) * sizeof *ranges);
+    if (!ranges)
+        return -ENOMEM;
+    hits->memory[at].ranges = ranges;
+    hit->ranges = ranges;
+    for (size_t i = 0; i < blocks->count; i++) {
+        hit->blocks += blocks->range[i].count;
+        if (hit->range_count < RANGES_MAX)
+            ranges[hit->range_count++] =
+                (struct gild_hit_range){blocks->range[i].first, blocks->range[i].count};
+    }
+    return 0;
+}
+
 /* ---- from a map's blocks to disks ------------------------------------------------------------ */
 
 /* What of `blocks` a delta does not have itself. */
@@ -344,10 +368,11 @@ static const struct wanted *find_wanted(const struct search *search, uint32_t pa
     return w && w->pack_id == pack_id && w->first <= group ? w : NULL;
 }
 
-static int search_leaf(struct search *search, const struct gild_leaf *leaf, uint64_t first) {
+static int search_leaf(struct search *search, const struct gild_leaf *leaf, uint64_t first,
+                       uint64_t count) {
     int err = 0;
-    for (uint32_t i = 0; i < GILD_LEAF_BLOCKS && !err; i++) {
-        uint64_t place = leaf->place[i];
+    for (uint64_t i = 0; i < count && !err; i++) {
+        uint64_t place = leaf->place[(first + i) % GILD_LEAF_BLOCKS];
         if (gild_place_type(place) != GILD_PLACE_PACK)
             continue;
         const struct wanted *w =
@@ -377,7 +402,7 @@ static int search_map(struct search *search, uint64_t map_id) {
             break;
         if (gild_file_read(map->fd, leaf, GILD_NODE_BYTES, page * GILD_NODE_BYTES) == 0 &&
             gild_node_verify(leaf, GILD_NODE_LEAF, map_id, i) == 0)
-            err = search_leaf(search, leaf, i * GILD_LEAF_BLOCKS);
+            err = search_leaf(search, leaf, i * GILD_LEAF_BLOCKS, GILD_LEAF_BLOCKS);
     }
     free(leaf);
     gild_sealed_close(map);
@@ -411,6 +436,41 @@ static int search_maps(struct search *search, struct target *targets, size_t cou
     return err;
 }
 
+static int search_range(void *context, uint64_t first, uint64_t count, const struct gild_leaf *leaf,
+                        uint64_t uniform) {
+    struct search *search = context;
+    (void)uniform;
+    if (!spend(search->damage))
+        return -ECANCELED;
+    return leaf ? search_leaf(search, leaf, first, count) : 0;
+}
+
+/* What desktops wrote lies in packs, too, once it is cold. */
+static int search_deltas(struct search *search, struct target *targets, size_t count) {
+    struct damage *damage = search->damage;
+    const struct survey survey = {.past_errors = true, .range = search_range, .context = search};
+    int err = 0;
+    atomic_fetch_add(&damage->store->checks, 1);
+    for (size_t i = 0; i < damage->count && err != -ENOMEM; i++) {
+        const struct owner *owner = &damage->owner[i];
+        struct gild_txn *txn;
+        if (!owner->delta_id || gild_txn_begin(damage->store->catalog, false, &txn))
+            continue;
+        err = gild_rec_get_delta(txn, GILD_TABLE_DELTAS, owner->delta_id, damage->delta);
+        gild_txn_abort(txn);
+        if (!err && damage->delta->packed_blocks)
+            err = survey_delta(damage->store, owner->delta_id, damage->delta, &survey);
+        for (size_t t = 0; t < count && err != -ENOMEM; t++) {
+            if (search->blocks[t].count &&
+                hits_more(&targets[t].hits, owner->disk, &search->blocks[t]))
+                err = -ENOMEM;
+            search->blocks[t].count = 0;
+        }
+    }
+    atomic_fetch_sub(&damage->store->checks, 1);
+    return err == -ENOMEM ? err : 0; /* a desktop deleted since is none */
+}
+
 int damage_of_groups(struct damage *damage, struct target *targets, size_t count) {
     struct search search = {.damage = damage};
     size_t ranges = 0;
@@ -428,6 +488,8 @@ int damage_of_groups(struct damage *damage, struct target *targets, size_t count
     if (!err && search.count) {
         qsort(search.wanted, search.count, sizeof *search.wanted, by_group);
         err = search_maps(&search, targets, count);
+        if (!err)
+            err = search_deltas(&search, targets, count);
     }
     for (size_t t = 0; search.blocks && t < count; t++)
         free(search.blocks[t].range);

@@ -78,16 +78,25 @@ int store_read_node(struct gild_store *store, uint64_t place, uint64_t delta_id,
 }
 
 /* A repair lets in what names unknown segments, to mark as lost what lies there. */
+static bool is_there(const struct gild_store *store, uint64_t place) {
+    return gild_place_type(place) == GILD_PLACE_PACK
+               ? pack_refs_find(store->refs, gild_place_pack_id(place)) != NULL
+               : gild_segments_find(store->segments, gild_place_serial(place)) != NULL;
+}
+
 static bool place_known(void *context, uint64_t place) {
     const struct gild_disk *disk = context;
-    return disk->store->repair ||
-           gild_segments_find(disk->store->segments, gild_place_serial(place));
+    return disk->store->repair || is_there(disk->store, place);
 }
 
 static void count_place(void *context, uint64_t place, int sign) {
     struct gild_disk *disk = context;
-    if (disk->store->repair && !gild_segments_find(disk->store->segments, gild_place_serial(place)))
+    if (disk->store->repair && !is_there(disk->store, place))
         return; /* nothing is counted of what is not there */
+    if (gild_place_type(place) == GILD_PLACE_PACK) {
+        pack_refs_count(disk->store->refs, disk->reactor->epoch, place, sign);
+        return;
+    }
     gild_segments_count(disk->store->segments, disk->reactor->epoch, place, sign);
     if (sign < 0 && !atomic_load_explicit(&disk->store->released, memory_order_relaxed))
         atomic_store_explicit(&disk->store->released, true, memory_order_relaxed);
@@ -156,6 +165,7 @@ static int make_delta(struct gild_disk *disk, struct gild_error *error) {
     if (!err)
         err = load_roots(disk, record);
     disk->map.mapped_blocks = record->mapped_blocks;
+    disk->map.packed_blocks = record->packed_blocks;
     atomic_store(&disk->mapped_blocks, record->mapped_blocks);
     if (err)
         gild_fail(error, gild_code_of_errno(-err), -err, "the map of disk %s can not be read: %s",
@@ -171,14 +181,18 @@ void disk_free(struct gild_disk *disk) {
     if (disk->delta_id && disk->map.dirs)
         gild_delta_map_fini(&disk->map);
     free(disk->frozen_dirs);
-    free(disk->path);
+    if (disk->path != disk->first_path)
+        free(disk->path);
+    free(disk->first_path);
     free(disk);
 }
 
 int disk_make(struct gild_store *store, const struct gild_disk_spec *spec, struct gild_disk **out,
               struct gild_error *error) {
     struct gild_disk *disk = calloc(1, sizeof *disk);
-    if (!disk || !(disk->path = strdup(spec->path))) {
+    if (disk)
+        disk->path = disk->first_path = strdup(spec->path);
+    if (!disk || !disk->path) {
         free(disk);
         return gild_fail(error, GILD_FAILED, ENOMEM, "no memory to open disk %s", spec->path);
     }
@@ -202,6 +216,7 @@ int disk_make(struct gild_store *store, const struct gild_disk_spec *spec, struc
         disk_free(disk);
         return err;
     }
+    quota_attach(disk);
     if (disk->map.roots_dirty)
         disk_mark_dirty(disk); /* a repair: a root page is lost */
     pthread_mutex_lock(&store->disks_lock);
@@ -257,6 +272,15 @@ static int admit(struct gild_disk *disk, const char *door, unsigned flags, bool 
     return 0;
 }
 
+/* The cleaner and a recovery know a disk by its delta alone; people know it by its path. open_lock
+ * held. */
+static void take_name(struct gild_disk *disk, const char *path) {
+    char *name =
+        disk->path == disk->first_path && strcmp(disk->path, path) != 0 ? strdup(path) : NULL;
+    if (name)
+        disk->path = name;
+}
+
 int gild_disk_acquire(struct gild_store *store, const struct gild_disk_spec *spec, const char *door,
                       unsigned flags, struct gild_disk **out, bool *writable,
                       struct gild_error *error) {
@@ -269,6 +293,8 @@ int gild_disk_acquire(struct gild_store *store, const struct gild_disk_spec *spe
     pthread_mutex_unlock(&store->disks_lock);
     if (!err && !disk)
         err = disk_make(store, spec, &disk, error);
+    else if (!err)
+        take_name(disk, spec->path);
     pthread_mutex_lock(&store->disks_lock);
     if (!err)
         err = admit(disk, door, flags, writable, error);
@@ -391,7 +417,7 @@ void disks_drop_idle(struct gild_store *store, bool all) {
     struct gild_disk *idle = NULL, **at = &store->disks;
     while (*at) {
         struct gild_disk *disk = *at;
-        if (disk->opens || (!all && atomic_load(&disk->unsettled))) {
+        if (disk->opens || disk->holds || (!all && atomic_load(&disk->unsettled))) {
             at = &disk->all_next;
             continue;
         }

@@ -2,6 +2,7 @@
 #ifndef GILD_DISK_INTERNAL_H
 #define GILD_DISK_INTERNAL_H
 
+#include "disk/pack_refs.h"
 #include "disk/reactor.h"
 #include "log/recover.h"
 
@@ -23,7 +24,8 @@ struct gild_store {
     char directory[2048];
     int lock_fd;
     uint8_t id[16];
-    uint64_t size_limit_bytes;
+    uint64_t made_bytes;               /* the size that the store was made with */
+    _Atomic uint64_t size_limit_bytes; /* that, or what was set since; 0 = none */
     bool offline;
     enum gild_loop_backend backend;
     struct gild_catalog *catalog;
@@ -31,6 +33,7 @@ struct gild_store {
     struct gild_cache *content; /* groups */
     struct gild_cache *nodes;   /* map nodes, pack tables, blocks read back from the log */
     struct gild_segments *segments;
+    struct pack_refs *refs;    /* of deltas, to packs */
     unsigned reserve_segments; /* that guests' data leaves */
     struct reactor reactors[MAX_REACTORS];
     unsigned reactor_count;
@@ -64,8 +67,18 @@ struct gild_store {
 
     struct repair *repair; /* while it is being repaired, else NULL */
 
+    struct quota_book *quotas; /* under open_lock */
+    struct events *events;
+    struct watch *watch;
     struct keeper *keeper;
+    struct cleaner *cleaner;
+    _Atomic bool pack_unnamed; /* a checkpoint has found a pack that no delta names any more */
+    /* The cleaner is at work and has gained room lately: a write waits for it, and is not refused.
+     */
+    _Atomic bool cleaner_gains;
+    _Atomic bool roll; /* the next freeze closes the segments that are being written */
     struct checkpoint *checkpoint;
+    uint64_t growth_due_s; /* the keeper's: when growth is to be noted next */
 };
 
 /* store.c */

@@ -11,6 +11,7 @@
 #include <time.h>
 
 #include "base/log.h"
+#include "disk/growth.h"
 #include "disk/internal.h"
 
 #define PERIOD_S 30
@@ -126,8 +127,12 @@ static void run_once(struct keeper *keeper) {
     keeper->collect = keeper->pass = false;
     pthread_mutex_unlock(&keeper->lock);
     int err = checkpoint_run(keeper->store);
-    if (!err)
+    if (!err) {
         disks_drop_idle(keeper->store, false);
+        growth_note(keeper->store);
+    }
+    if (!err && atomic_exchange(&keeper->store->pack_unnamed, false))
+        collect = true;
     if (!err && collect) {
         err = collect_run(keeper->store);
         if (!err)
@@ -171,8 +176,10 @@ static void *keeper_main(void *context) {
         if (timed == ETIMEDOUT && keeper->wanted == keeper->finished) {
             pthread_mutex_unlock(&keeper->lock);
             bool due = anything_unsettled(keeper->store);
+            if (!due)
+                gild_segments_quiet(keeper->store->segments);
             pthread_mutex_lock(&keeper->lock);
-            if (due)
+            if (due || keeper->collect) /* a collection that failed is tried again, too */
                 keeper->wanted++;
         }
     }

@@ -309,7 +309,7 @@ static void frame_done(struct gild_io *io) {
         error = gild_pack_decode((const char *)fetch->bounce + skip, frame, fetch->pack_id,
                                  fetch->group, gild_cache_data(fetch->entry));
     if (!error)
-        gild_cache_set_content(fetch->entry, frame->blocks * GILD_BLOCK_BYTES);
+        gild_cache_set_content(fetch->entry, frame->slots);
     group_end(fetch, error);
 }
 
@@ -321,6 +321,11 @@ static void read_frame(struct fetch *fetch) {
     gild_cache_unpin(nodes, fetch->table);
     if (error) {
         group_end(fetch, error);
+        return;
+    }
+    if (!fetch->frame.bytes) { /* none of its slots is there: nothing is read, and all is refused */
+        gild_cache_set_content(fetch->entry, 0);
+        group_end(fetch, 0);
         return;
     }
     fetch->kind = FETCH_GROUP;

@@ -95,11 +95,17 @@ int lost_write(struct gild_store *store, uint32_t pack_id, const uint32_t *group
     int err = gild_pack_get_facts(store->packs, pack_id, &facts);
     if (err)
         return err;
-    free(facts.group_blocks);
-    const struct gild_rec_pack record = {facts.file_bytes, facts.groups, facts.blocks};
+    free(facts.group_slots);
+    struct gild_rec_pack record = {0};
     err = gild_txn_begin(store->catalog, true, &txn);
     if (err)
         return err;
+    /* What deltas name stays as it was counted; a damaged record is made anew. */
+    if (gild_rec_get_pack(txn, pack_id, &record))
+        record = (struct gild_rec_pack){0};
+    record.file_bytes = facts.file_bytes;
+    record.groups = facts.groups;
+    record.blocks = facts.blocks;
     err = lost_forget(txn, pack_id);
     if (!err)
         err = put_parts(txn, pack_id, groups, count);

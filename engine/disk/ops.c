@@ -51,6 +51,8 @@ static int op_validate(const struct gild_op *op) {
 
 static bool op_step(struct gild_op *op) {
     op->state = OP_RUN;
+    if (op->kind == OP_MOVE)
+        return move_step(op);
     switch (op->kind) {
     case GILD_OP_READ:
     case GILD_OP_PREFETCH:

@@ -27,6 +27,8 @@ static void answer(struct keeper_call *call, int result) {
 void reactor_op_begin(struct reactor *reactor, struct gild_op *op) {
     op->ticket = (op->ticket & ~(uint64_t)OP_GRACE) | reactor->grace;
     reactor->active[reactor->grace]++;
+    uint64_t begun = atomic_load_explicit(&reactor->begun, memory_order_relaxed);
+    atomic_store_explicit(&reactor->begun, begun + 1, memory_order_relaxed);
 }
 
 void reactor_op_end(struct reactor *reactor, struct gild_op *op) {
@@ -45,6 +47,7 @@ static void freeze_disk(struct gild_disk *disk) {
     struct gild_delta_map *map = &disk->map;
     disk->frozen_any = gild_delta_freeze(map);
     disk->frozen_mapped = map->mapped_blocks;
+    disk->frozen_packed = map->packed_blocks;
     atomic_store(&disk->mapped_blocks, map->mapped_blocks);
     for (uint32_t i = 0; i < map->dir_count; i++) {
         uint64_t ref = map->dirs[i];
@@ -69,6 +72,8 @@ void reactor_freeze(struct reactor *reactor) {
     reactor->asked = false;
     if (reactor->log) {
         reactor->frozen_lsn = gild_log_lsn(reactor->log);
+        if (atomic_load(&reactor->store->roll))
+            gild_log_close(reactor->log);
         reactor->frozen_segment = gild_log_segment(reactor->log);
         struct gild_log_stats stats;
         gild_log_get_stats(reactor->log, &stats);

@@ -9,6 +9,7 @@
 #include <stdint.h>
 
 #include "cache/cache.h"
+#include "disk/quota.h"
 #include "disk/store.h"
 #include "gild/disk.h"
 #include "gild/loop.h"
@@ -51,6 +52,7 @@ struct reactor {
     /* Ops in flight by the parity of `grace` at their start: readers have passed once the old one's
      * count is zero. */
     unsigned grace;
+    _Atomic uint64_t begun; /* ops, ever: what the cleaner goes by */
     uint64_t active[2];
     bool passing;
 
@@ -65,7 +67,8 @@ struct rmw;
 struct gild_disk {
     struct gild_store *store;
     struct reactor *reactor;
-    char *path;
+    _Atomic(char *) path; /* until it is first opened by name, the cleaner's name for it */
+    char *first_path;     /* which is kept: it may be in use */
     uint64_t delta_id, map_id;
     uint64_t size_bytes;
     bool read_only;
@@ -78,20 +81,24 @@ struct gild_disk {
     /* The reactor's. */
     struct gild_disk *dirty_next, *frozen_next;
     bool on_dirty;
-    uint64_t frozen_mapped; /* map.mapped_blocks at the freeze */
-    uint64_t *frozen_dirs;  /* map.dirs at the freeze; pages in it are frozen ones */
-    bool frozen_any;        /* the freeze found something */
+    uint64_t frozen_mapped, frozen_packed; /* of the map, at the freeze */
+    uint64_t *frozen_dirs;                 /* map.dirs at the freeze; pages in it are frozen ones */
+    bool frozen_any;                       /* the freeze found something */
+    struct disk_quota quota;
     uint64_t fault_said_ns; /* when an op's failure was last said in the log, 0 = never */
     uint64_t faults_unsaid; /* since */
 
     /* Under store->disks_lock. */
     struct gild_disk *all_next;
+    unsigned holds;   /* of the cleaner: it stays in memory, whoever opens or deletes it */
     const char *door; /* through which it is open, NULL if none */
     unsigned opens, writers;
 
     _Atomic bool unsettled; /* has changes that no checkpoint holds yet */
     _Atomic uint64_t mapped_blocks;
-    struct gild_task task; /* the keeper's, to drop it */
+    _Atomic uint8_t refused; /* enum refused: why its writes were, and none was taken since */
+    _Atomic bool room_told;  /* since it was refused last */
+    struct gild_task task;   /* the keeper's, to drop it */
 };
 
 enum op_state {
@@ -107,10 +114,14 @@ enum op_state {
     OP_DONE,
 };
 
-#define OP_GRACE 1u       /* op->ticket: which of reactor->active counts it */
-#define OP_SYNC_ASKED 2u  /* op->ticket */
-#define OP_SPACE_ASKED 4u /* op->ticket: has waited for a checkpoint to make room */
-#define OP_PAGE_ASKED 8u  /* op->ticket: has waited for a checkpoint to free map pages */
+/* Kinds of ops that are the engine's own (move.c). */
+#define OP_MOVE ((enum gild_op_kind)100)
+
+#define OP_GRACE 1u        /* op->ticket: which of reactor->active counts it */
+#define OP_SYNC_ASKED 2u   /* op->ticket */
+#define OP_SPACE_ASKED 4u  /* op->ticket: has waited for a checkpoint to make room */
+#define OP_SPACE_AGAIN 16u /* op->ticket: and for the one after that */
+#define OP_PAGE_ASKED 8u   /* op->ticket: has waited for a checkpoint to free map pages */
 
 /* ops.c */
 void disk_op_resume(struct gild_op *op);
@@ -188,8 +199,22 @@ enum load read_delta_leaf(struct gild_op *op, uint64_t leaf_index, const struct 
 
 /* write.c */
 void disk_mark_dirty(struct gild_disk *disk);
+/* Something of the disk's was appended or changed: a checkpoint is asked for when it is due. */
+void write_appended(struct gild_disk *disk);
+/* What a change of a block needs, each in one synchronous step: a leaf that may be changed, room in
+ * the log (data: a guest's). False: the op waits and is stepped again, or has failed (op->error).
+ */
+bool write_have_leaf(struct gild_op *op, uint64_t block, struct gild_page **leaf);
+bool write_have_room(struct gild_op *op, bool data);
+/* Loads what the map said it needs. True: ask the map again. False: as above. */
+bool write_satisfy(struct gild_op *op, enum gild_map_step step, const struct gild_map_need *need);
+/* Map pages are limited to what a checkpoint can write. Before the map is asked for pages. */
+void write_limit_pages(struct reactor *reactor);
 void write_page_ready(struct reactor *reactor);  /* pages were settled: waiting ops go on */
 void write_space_ready(struct reactor *reactor); /* a checkpoint has freed what it could */
+
+/* move.c */
+bool move_step(struct gild_op *op);
 
 /* reactor.c */
 int reactor_create(struct reactor *reactor, struct gild_store *store, unsigned index,

@@ -234,7 +234,8 @@ static enum load walk_leaf(struct gild_op *op, uint64_t end_bytes, struct log_ru
     return load;
 }
 
-/* A map names a slot that its group does not have: what lies there is nobody's, not zeroes. */
+/* A map names a slot that its group does not have, or has no more: what lies there is nobody's, not
+ * zeroes. A piece may span slots that lie behind each other. */
 static void refuse_slots(struct gild_op *op) {
     for (uint32_t i = 0; i < op->piece_count && !op->error; i++) {
         const struct gild_piece *piece = &op->pieces[i];
@@ -242,7 +243,10 @@ static void refuse_slots(struct gild_op *op) {
             continue;
         size_t from =
             (size_t)((const uint8_t *)piece->data - (const uint8_t *)gild_cache_data(piece->pin));
-        if (from + piece->bytes > gild_cache_content(piece->pin))
+        uint32_t first = (uint32_t)(from / GILD_BLOCK_BYTES);
+        uint32_t last = (uint32_t)((from + piece->bytes - 1) / GILD_BLOCK_BYTES);
+        uint64_t named = last < GILD_GROUP_BLOCKS ? (2u << last) - (1u << first) : UINT64_MAX;
+        if (named & ~(uint64_t)gild_cache_content(piece->pin))
             disk_op_fail(op, -EBADMSG, "packed data that its group does not have");
     }
 }

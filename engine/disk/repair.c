@@ -51,7 +51,7 @@ int repair_set_aside(struct gild_store *store, const char *folder, const char *n
     snprintf(path, sizeof path, "%s/%s", from, name);
     if (lstat(path, &st) != 0 && errno == ENOENT)
         return 0;
-    int err = mkdir(aside, 0700) && errno != EEXIST ? -errno : 0;
+    int err = gild_file_make_folder(aside);
     for (unsigned n = 0; !err; n++) {
         snprintf(to, sizeof to, n ? "%s/%s.%u" : "%s/%s", aside, name, n);
         if (lstat(to, &st) != 0)
@@ -208,7 +208,7 @@ int repair_catalogue(struct gild_store *store, const char *folder,
     err = gild_catalog_rebuild(folder, options, &rebuilt, error);
     if (err)
         return err;
-    repair->lost_transactions = rebuilt.lost;
+    repair->rebuilt = true;
     repair_say(repair,
                "the catalogue is made again from its journal: %" PRIu64
                " records as of transaction %" PRIu64,
@@ -219,8 +219,22 @@ int repair_catalogue(struct gild_store *store, const char *folder,
 /* ---- the steps --------------------------------------------------------------------------------
  */
 
+/* Of this rebuild, or of one in a repair that was broken off. */
+static int lost_transactions(struct gild_store *store) {
+    struct repair *repair = store->repair;
+    int err = gild_catalog_lost(store->catalog, &repair->lost_transactions);
+    if (!err && repair->lost_transactions && !repair->rebuilt)
+        repair_say(repair,
+                   "a repair that made the catalogue again was broken off before it was known what "
+                   "the loss of %" PRIu64 " transactions means: it is gone on with",
+                   repair->lost_transactions);
+    return err;
+}
+
 int repair_look(struct gild_store *store, struct gild_error *error) {
-    int err = repair_names(store);
+    int err = lost_transactions(store);
+    if (!err)
+        err = repair_names(store);
     if (err)
         return repair_fail(store, err, "the names of disks can not be read", error);
     err = repair_segments(store, error);
@@ -240,7 +254,12 @@ int repair_look(struct gild_store *store, struct gild_error *error) {
 
 int repair_fix(struct gild_store *store, struct gild_error *error) {
     int err = repair_deltas(store, error);
-    return err ? err : repair_list(store, error);
+    if (!err)
+        err = repair_list(store, error);
+    if (err || !store->repair->lost_transactions)
+        return err;
+    err = gild_catalog_lost_settled(store->catalog);
+    return err ? repair_fail(store, err, "its end can not be recorded", error) : 0;
 }
 
 /* ---- the whole --------------------------------------------------------------------------------

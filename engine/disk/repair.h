@@ -39,6 +39,7 @@ struct repair {
     bool dry_run;
     const struct gild_repair_report *report;
     struct gild_repair_result *result;
+    bool rebuilt;               /* the catalogue was, by this repair */
     uint64_t lost_transactions; /* of the catalogue, that its journal does not have */
     bool stop;                  /* a dry run that sees no further */
     uint64_t to_do;             /* what is not as a repair would leave it */
@@ -88,6 +89,8 @@ int repair_fix(struct gild_store *store, struct gild_error *error);
 
 int repair_pack(struct gild_store *store, uint32_t pack_id, struct gild_error *error);
 int repair_packs(struct gild_store *store, struct gild_error *error);
+/* Is the group of this place known to be lost? */
+bool repair_group_lost(const struct repair *repair, uint64_t place);
 /* Adds the blocks of a map that lie in groups which are known to be lost. */
 int repair_lost_in_packs(struct gild_store *store, uint64_t map_id, struct range_set *lost);
 

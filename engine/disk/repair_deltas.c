@@ -14,6 +14,7 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "base/bytes.h"
 #include "base/log.h"
 #include "disk/repair.h"
 #include "disk/survey.h"
@@ -29,11 +30,11 @@ struct pass {
     struct gild_error *error;
     struct gild_rec_delta *record;
     uint64_t delta_id;
-    uint8_t *buffer;       /* RUN_BLOCKS blocks */
-    uint64_t mapped;       /* of the delta */
-    struct rotten rotten;  /* of the delta */
-    struct range_set bad;  /* of the delta */
-    struct range_set lost; /* of the delta */
+    uint8_t *buffer;         /* RUN_BLOCKS blocks */
+    uint64_t mapped, packed; /* of the delta */
+    struct rotten rotten;    /* of the delta */
+    struct range_set bad;    /* of the delta */
+    struct range_set lost;   /* of the delta */
     const struct range_set *parent;
     bool count_too; /* a dropped delta's references */
     bool damaged;   /* the delta is */
@@ -57,6 +58,21 @@ static int count_place(struct pass *pass, uint64_t place) {
     return err;
 }
 
+static bool pack_is_there(const struct pass *pass, uint64_t place) {
+    uint32_t pack_id = gild_place_pack_id(place);
+    return pack_refs_find(pass->store->refs, pack_id) &&
+           !ids_have(&pass->store->repair->lost_packs, pack_id);
+}
+
+static void count_packed(struct pass *pass, uint64_t place) {
+    uint32_t pack_id = gild_place_pack_id(place);
+    pass->mapped++;
+    pass->packed++;
+    pass->damaged |= !pack_is_there(pass, place);
+    if (pass->count_too && pack_refs_find(pass->store->refs, pack_id))
+        pack_refs_adjust(pass->store->refs, pack_id, +1);
+}
+
 /* ---- counting ---------------------------------------------------------------------------------
  */
 
@@ -75,12 +91,14 @@ static int count_range(void *context, uint64_t first, uint64_t count, const stru
     (void)uniform;
     for (uint64_t i = 0; leaf && i < count && !err; i++) {
         uint64_t place = leaf->place[(first + i) % GILD_LEAF_BLOCKS];
-        if (gild_place_type(place) != GILD_PLACE_LOG)
-            continue;
-        pass->mapped++;
-        pass->damaged |= !segment_of(pass, place);
-        if (pass->count_too)
-            err = count_place(pass, place);
+        if (gild_place_type(place) == GILD_PLACE_PACK) {
+            count_packed(pass, place);
+        } else if (gild_place_type(place) == GILD_PLACE_LOG) {
+            pass->mapped++;
+            pass->damaged |= !segment_of(pass, place);
+            if (pass->count_too)
+                err = count_place(pass, place);
+        }
     }
     return err;
 }
@@ -99,7 +117,7 @@ static int read_record(struct pass *pass, enum gild_table table, uint64_t delta_
 static int count_delta(struct pass *pass, enum gild_table table, uint64_t delta_id) {
     const struct survey survey = {.range = count_range, .node = count_node, .context = pass};
     int err = read_record(pass, table, delta_id);
-    pass->mapped = 0;
+    pass->mapped = pass->packed = 0;
     pass->damaged = false;
     return err ? err : survey_delta(pass->store, delta_id, pass->record, &survey);
 }
@@ -107,7 +125,7 @@ static int count_delta(struct pass *pass, enum gild_table table, uint64_t delta_
 static int put_mapped(struct pass *pass) {
     struct gild_txn *txn;
     char text[64];
-    if (pass->mapped == pass->record->mapped_blocks)
+    if (pass->mapped == pass->record->mapped_blocks && pass->packed == pass->record->packed_blocks)
         return 0;
     repair_say(pass->store->repair, "the count of blocks of %s is set from %" PRIu64 " to %" PRIu64,
                repair_delta_name(pass->store->repair, pass->delta_id, text),
@@ -118,6 +136,7 @@ static int put_mapped(struct pass *pass) {
     if (err)
         return err;
     pass->record->mapped_blocks = pass->mapped;
+    pass->record->packed_blocks = pass->packed;
     err = gild_rec_put_delta(txn, GILD_TABLE_DELTAS, pass->delta_id, pass->record);
     if (err) {
         gild_txn_abort(txn);
@@ -178,12 +197,39 @@ static int compare_count(void *context, const void *key, size_t key_length, cons
     return 0;
 }
 
+static int forget_refs(void *context, uint32_t pack_id, struct pack_ref *ref) {
+    (void)context, (void)pack_id;
+    ref->base = 0;
+    ref->changed = false;
+    return 0;
+}
+
+static int compare_refs(void *context, const void *key, size_t key_length, const void *value,
+                        size_t length) {
+    struct pass *pass = context;
+    struct gild_rec_pack record;
+    uint32_t pack_id = gild_get_be32(key);
+    (void)key_length;
+    if (gild_rec_pack_decode(&record, value, length))
+        return 0; /* said of the pack */
+    struct pack_ref *ref = pack_refs_find(pass->store->refs, pack_id);
+    ref->changed = ref->base != record.delta_refs;
+    if (ref->changed)
+        repair_say(pass->store->repair,
+                   "the count of desktops' blocks in pack %08" PRIx32 " is set from %" PRIu64
+                   " to %" PRIu64,
+                   pack_id, record.delta_refs, ref->base);
+    return 0;
+}
+
 static int compare_counts(struct pass *pass) {
     struct gild_txn *txn;
     int err = gild_txn_begin(pass->store->catalog, false, &txn);
     if (err)
         return err;
     err = gild_txn_scan(txn, GILD_TABLE_SEGMENTS, NULL, 0, compare_count, pass);
+    if (!err)
+        err = gild_txn_scan(txn, GILD_TABLE_PACKS, NULL, 0, compare_refs, pass);
     gild_txn_abort(txn);
     return err;
 }
@@ -204,6 +250,7 @@ int repair_counts(struct gild_store *store, struct gild_error *error) {
     if (!err)
         err = ids_read(store, GILD_TABLE_DROPPED, &dropped);
     gild_segments_each(store->segments, forget_count, NULL);
+    pack_refs_each(store->refs, forget_refs, NULL);
     for (size_t i = 0; i < deltas.count && !err; i++) {
         err = count_delta(&pass, GILD_TABLE_DELTAS, deltas.id[i]);
         if (!err)
@@ -271,6 +318,9 @@ static int verify_leaf(struct pass *pass, uint64_t first, uint64_t count,
     for (uint64_t i = 0, n; i < count && !err; i += n) {
         uint32_t slot = (first + i) % GILD_LEAF_BLOCKS;
         n = 1;
+        if (gild_place_type(leaf->place[slot]) == GILD_PLACE_PACK &&
+            !pack_is_there(pass, leaf->place[slot]))
+            err = range_add(&pass->bad, first + i, 1);
         if (gild_place_type(leaf->place[slot]) != GILD_PLACE_LOG)
             continue;
         while (n < RUN_BLOCKS && i + n < count && leaf->place[slot + n] == leaf->place[slot] + n)
@@ -305,7 +355,9 @@ static int note_range(void *context, uint64_t first, uint64_t count, const struc
                                                              : 0;
     for (uint64_t i = 0; i < count && !err; i++) {
         enum gild_place_type type = gild_place_type(leaf->place[(first + i) % GILD_LEAF_BLOCKS]);
-        if (type == GILD_PLACE_LOST)
+        if (type == GILD_PLACE_LOST ||
+            (type == GILD_PLACE_PACK &&
+             repair_group_lost(pass->store->repair, leaf->place[(first + i) % GILD_LEAF_BLOCKS])))
             err = range_add(&pass->lost, first + i, 1);
         else if (type == GILD_PLACE_PARENT)
             err = lost_of_parent(pass, first + i, 1);

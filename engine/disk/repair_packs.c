@@ -31,8 +31,14 @@ int repair_pack(struct gild_store *store, uint32_t pack_id, struct gild_error *e
 
 /* ---- writing them anew ----------------------------------------------------------------------- */
 
+/* Before the new pack takes the old one's place: it opens as any other, and no repair would look
+ * for what is lost in it. */
+static int quarantine(void *context, uint32_t pack_id, const uint32_t *groups, uint32_t count) {
+    return count ? lost_write(context, pack_id, groups, count) : 0;
+}
+
 static int write_anew(struct gild_store *store, uint32_t pack_id) {
-    const struct gild_pack_repair options = {0};
+    const struct gild_pack_repair options = {.lost = quarantine, .context = store};
     struct repair *repair = store->repair;
     struct gild_pack_repaired done;
     int err = gild_pack_repair(store->packs, pack_id, &options, &done);
@@ -87,28 +93,32 @@ int repair_packs(struct gild_store *store, struct gild_error *error) {
 /* ---- what is lost in them -------------------------------------------------------------------- */
 
 struct lost_walk {
-    const struct ids *groups;
+    const struct repair *repair;
     struct range_set *lost;
 };
+
+bool repair_group_lost(const struct repair *repair, uint64_t place) {
+    return ids_have(&repair->lost_groups,
+                    (uint64_t)gild_place_pack_id(place) << 32 | gild_place_group(place));
+}
 
 static int visit_leaf(void *context, uint64_t leaf_index, const struct gild_leaf *leaf) {
     struct lost_walk *walk = context;
     int err = 0;
     for (uint32_t i = 0; i < GILD_LEAF_BLOCKS && !err; i++) {
         uint64_t place = leaf->place[i];
-        uint64_t group = (uint64_t)gild_place_pack_id(place) << 32 | gild_place_group(place);
-        if (gild_place_type(place) == GILD_PLACE_PACK && ids_have(walk->groups, group))
+        if (gild_place_type(place) == GILD_PLACE_PACK && repair_group_lost(walk->repair, place))
             err = range_add(walk->lost, leaf_index * GILD_LEAF_BLOCKS + i, 1);
     }
     return err;
 }
 
 int repair_lost_in_packs(struct gild_store *store, uint64_t map_id, struct range_set *lost) {
-    struct lost_walk walk = {&store->repair->lost_groups, lost};
+    struct lost_walk walk = {store->repair, lost};
     struct gild_sealed_map *map;
     struct gild_error ignored = {0};
     char directory[4096];
-    if (!walk.groups->count)
+    if (!store->repair->lost_groups.count)
         return 0;
     store_path(store, "maps", directory);
     if (gild_sealed_open(&map, directory, store->id, map_id, &ignored))

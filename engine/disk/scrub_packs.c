@@ -77,7 +77,7 @@ static int note_unlinked(struct look *look) {
     int err = gild_pack_get_facts(look->scrub->store->packs, look->pack_id, &facts);
     if (err)
         return err;
-    free(facts.group_blocks);
+    free(facts.group_slots);
     const struct gild_pack_fault gone = {
         "its file was deleted from the store's folder while the store was open", 0, 0, true};
     if (facts.unlinked)

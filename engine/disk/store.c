@@ -19,8 +19,11 @@
 
 #include "base/bytes.h"
 #include "base/log.h"
+#include "disk/cleaner.h"
+#include "disk/events.h"
 #include "disk/repair.h"
 #include "disk/superblock.h"
+#include "disk/watch.h"
 #include "io/file.h"
 
 #define CATALOGUE_BYTES ((uint64_t)16 << 30) /* address space */
@@ -208,12 +211,15 @@ static uint64_t headroom(void *context, enum gild_segment_use use) {
     if (use == GILD_SEGMENT_FOR_NODES)
         return less(host, LAST_MARGIN_BYTES);
     host = less(host, HOST_MARGIN_BYTES);
-    return store->size_limit_bytes
-               ? gild_min_u64(host, less(store->size_limit_bytes, store_used_bytes(store)))
-               : host;
+    uint64_t limit = atomic_load(&store->size_limit_bytes);
+    return limit ? gild_min_u64(host, less(limit, store_used_bytes(store))) : host;
 }
 
 int gild_store_admit_bytes(struct gild_store *store, uint64_t bytes) {
+    uint64_t left = headroom(store, GILD_SEGMENT_FOR_DATA);
+    if (left >= bytes)
+        return 0;
+    gild_segments_release(store->segments, bytes - left);
     return headroom(store, GILD_SEGMENT_FOR_DATA) < bytes ? -ENOSPC : 0;
 }
 
@@ -229,8 +235,9 @@ static unsigned reserve_segments(const struct gild_store *store, uint32_t segmen
     uint64_t capacity = 0;
     if (statvfs(store->directory, &fs) == 0)
         capacity = (uint64_t)fs.f_blocks * fs.f_frsize;
-    if (store->size_limit_bytes)
-        capacity = gild_min_u64(capacity, store->size_limit_bytes);
+    uint64_t limit = atomic_load(&store->size_limit_bytes);
+    if (limit)
+        capacity = gild_min_u64(capacity, limit);
     uint64_t share = (uint64_t)store->reactor_count * RESERVE_SHARE;
     bool small = capacity / GILD_LOG_BLOCK / segment_blocks < share;
     return node_segments(store) + 1 + (small ? 1 : store->reactor_count);
@@ -283,12 +290,26 @@ static int add_pack(void *context, const void *key, size_t key_length, const voi
                     size_t length) {
     struct pack_pass *pass = context;
     const uint8_t *k = key;
-    (void)value, (void)length;
     if (key_length != 4)
         return gild_fail(pass->error, GILD_CORRUPT, EBADMSG,
                          "the catalogue of store %s has a damaged pack record",
                          pass->store->directory);
     uint32_t id = (uint32_t)k[0] << 24 | (uint32_t)k[1] << 16 | (uint32_t)k[2] << 8 | k[3];
+    struct gild_rec_pack record;
+    if (gild_rec_pack_decode(&record, value, length)) {
+        if (!pass->store->repair)
+            return gild_fail(pass->error, GILD_CORRUPT, EUCLEAN,
+                             "the catalogue's record of pack %08x of store %s is damaged: run "
+                             "`gild store check --repair`; nothing was changed",
+                             id, pass->store->directory);
+        record = (struct gild_rec_pack){0};
+    }
+    if (pack_refs_ensure(pass->store->refs, id))
+        return gild_fail(pass->error, GILD_FAILED, ENOMEM, "no memory to open store %s",
+                         pass->store->directory);
+    struct pack_ref *ref = pack_refs_find(pass->store->refs, id);
+    ref->base = record.delta_refs;
+    atomic_store(&ref->stale, record.stale_refs);
     return pass->store->repair ? repair_pack(pass->store, id, pass->error)
                                : gild_packs_add(pass->store->packs, id, pass->error);
 }
@@ -297,6 +318,8 @@ static int open_packs(struct gild_store *store, struct gild_error *error) {
     char path[4096];
     store_path(store, "packs", path);
     int err = gild_packs_create(&store->packs, path, store->id, error);
+    if (!err && pack_refs_create(&store->refs))
+        err = gild_fail(error, GILD_FAILED, ENOMEM, "no memory to open store %s", store->directory);
     if (err)
         return err;
     struct gild_txn *txn;
@@ -361,6 +384,8 @@ static int open_reactors(struct gild_store *store, struct gild_error *error) {
 /* An orderly end can not be taken for granted at any step, so everything here can be freed
  * half-made. */
 void store_free(struct gild_store *store) {
+    watch_stop(store);
+    cleaner_stop(store);
     keeper_stop(store);
     if (store->segments)
         gild_segments_stop(store->segments);
@@ -369,10 +394,15 @@ void store_free(struct gild_store *store) {
     disks_drop_idle(store, true);
     for (unsigned i = 0; i < store->reactor_count; i++)
         reactor_destroy(&store->reactors[i]);
+    quota_destroy(store);
+    watch_destroy(store);
+    events_destroy(store->events);
     checkpoint_destroy(store);
+    cleaner_destroy(store);
     keeper_destroy(store);
     recovery_forget(store);
     gild_segments_destroy(store->segments);
+    pack_refs_destroy(store->refs);
     if (store->packs)
         gild_packs_destroy(store->packs);
     if (store->content)
@@ -399,6 +429,10 @@ static int start_threads(struct gild_store *store, struct gild_error *error) {
         err = gild_segments_start(store->segments);
     if (!err)
         err = keeper_start(store);
+    if (!err)
+        err = cleaner_start(store);
+    if (!err)
+        err = watch_start(store);
     return err ? gild_fail(error, GILD_FAILED, -err,
                            "the threads of store %s can not be started: %s", store->directory,
                            strerror(-err))
@@ -412,6 +446,21 @@ static void raise_descriptor_limit(void) {
         limit.rlim_cur = limit.rlim_max;
         setrlimit(RLIMIT_NOFILE, &limit);
     }
+}
+
+/* No disk is served while it is not known what the loss of transactions means. */
+static int repair_is_done(struct gild_store *store, struct gild_error *error) {
+    uint64_t lost;
+    int err = gild_catalog_lost(store->catalog, &lost);
+    if (err)
+        return gild_fail(error, gild_code_of_errno(-err), -err,
+                         "the catalogue of store %s can not be read: %s", store->directory,
+                         strerror(-err));
+    return !lost ? 0
+                 : gild_fail(error, GILD_CORRUPT, EUCLEAN,
+                             "the repair of store %s was broken off: run `gild store check "
+                             "--repair` again; nothing was changed",
+                             store->directory);
 }
 
 static int open_catalogue(struct gild_store *store, const struct superblock *block,
@@ -428,7 +477,9 @@ static int open_catalogue(struct gild_store *store, const struct superblock *blo
                             : catalogue_is_there(store, error);
     if (store->repair && store->repair->stop)
         return err;
-    return err ? err : gild_catalog_open(&store->catalog, path, &options, error);
+    if (!err)
+        err = gild_catalog_open(&store->catalog, path, &options, error);
+    return err || store->repair ? err : repair_is_done(store, error);
 }
 
 static int open_all(struct gild_store *store, const struct gild_store_options *options,
@@ -460,6 +511,10 @@ static int open_all(struct gild_store *store, const struct gild_store_options *o
         err = recovery_run(store, error);
     if (!err && store->repair)
         err = repair_fix(store, error);
+    if (!err && (err = quota_load(store)) != 0)
+        err = gild_fail(error, gild_code_of_errno(-err), -err,
+                        "the limits of store %s can not be read: %s", store->directory,
+                        strerror(-err));
     if (!err)
         err = start_threads(store, error);
     return err;
@@ -485,7 +540,8 @@ int store_open(const char *directory, const struct gild_store_options *options,
     }
     snprintf(store->directory, sizeof store->directory, "%s", directory);
     memcpy(store->id, block.id, sizeof store->id);
-    store->size_limit_bytes = block.size_limit_bytes;
+    store->made_bytes = block.size_limit_bytes;
+    atomic_store(&store->size_limit_bytes, block.size_limit_bytes);
     store->offline = options->offline;
     store->backend = options->backend;
     store->reactor_count = reactors_wanted(options);
@@ -495,6 +551,9 @@ int store_open(const char *directory, const struct gild_store_options *options,
     pthread_mutex_init(&store->disks_lock, NULL);
     pthread_rwlock_init(&store->ingest_lock, NULL);
     err = keeper_create(store, error);
+    store->events = events_create(directory);
+    if (!err && (!store->events || watch_create(store) || cleaner_create(store, options)))
+        err = gild_fail(error, GILD_FAILED, ENOMEM, "no memory to open store %s", directory);
     if (!err)
         err = open_all(store, options, &block, error);
     if (err) {
@@ -517,6 +576,11 @@ int gild_store_close(struct gild_store *store, struct gild_error *error) {
     int err = gild_store_checkpoint(store, error);
     store_free(store);
     return err;
+}
+
+uint64_t gild_store_capacity(struct gild_store *store) {
+    struct gild_store_info info;
+    return gild_store_get_info(store, &info, NULL) ? 0 : info.capacity_bytes;
 }
 
 /* ---- facts ----------------------------------------------------------------------------------- */
@@ -588,7 +652,7 @@ int gild_store_get_info(struct gild_store *store, struct gild_store_info *info,
     gild_cache_get_stats(store->nodes, &nodes);
     id_text(store->id, info->id);
     info->format = GILD_STORE_FORMAT;
-    info->size_limit_bytes = store->size_limit_bytes;
+    info->size_limit_bytes = atomic_load(&store->size_limit_bytes);
     info->pack_bytes = packs.file_bytes;
     info->log_bytes = segments.bytes;
     info->map_bytes = folder_bytes(store, "maps");

@@ -62,6 +62,11 @@ void gild_disk_unhold(struct gild_store *store, const uint64_t *delta_ids, const
 /* Blocks mapped to the log by a delta, live (0 if it was never opened since start and has none). */
 uint64_t gild_disk_mapped_blocks(struct gild_store *store, uint64_t delta_id);
 
+/* A sealed map is being deleted: the packs that it named may have more dead blocks now, which a
+ * pack collection looks for. Any thread. 0 or -ENOMEM: then only later ones are found. */
+struct gild_rec_map;
+int gild_store_note_unmapped(struct gild_store *store, const struct gild_rec_map *map);
+
 /* Call after a transaction moved deltas from DELTAS to DROPPED, or deleted map records: the keeper
  * frees in the background what nothing reaches any more. */
 void gild_store_collect(struct gild_store *store);

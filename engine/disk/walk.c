@@ -66,10 +66,13 @@ int ids_read(struct gild_store *store, enum gild_table table, struct ids *ids) {
 static int walk_leaf(const struct gild_leaf *leaf, struct delta_walk *walk) {
     int err = 0;
     for (uint32_t i = 0; i < GILD_LEAF_BLOCKS && !err; i++) {
-        if (gild_place_type(leaf->place[i]) != GILD_PLACE_LOG)
-            continue;
-        walk->blocks++;
-        err = ids_add(&walk->serials, gild_place_serial(leaf->place[i]));
+        uint64_t place = leaf->place[i];
+        enum gild_place_type type = gild_place_type(place);
+        if (type == GILD_PLACE_LOG)
+            err = ids_add(&walk->serials, gild_place_serial(place));
+        else if (type == GILD_PLACE_PACK)
+            err = ids_add(&walk->packs, gild_place_pack_id(place));
+        walk->blocks += type == GILD_PLACE_LOG || type == GILD_PLACE_PACK;
     }
     return err;
 }
@@ -120,5 +123,6 @@ int walk_delta(struct gild_store *store, uint64_t delta_id, const struct gild_re
     }
     free(memory);
     ids_sort(&walk->serials);
+    ids_sort(&walk->packs);
     return err;
 }

@@ -22,9 +22,11 @@ bool ids_have(const struct ids *ids, uint64_t id); /* sorted */
 int ids_read(struct gild_store *store, enum gild_table table, struct ids *ids);
 int ids_read_in(struct gild_txn *txn, enum gild_table table, struct ids *ids);
 
-/* What a delta reaches in the log: the serial of each block's and node's segment, once for each. */
+/* What a delta reaches: the serial of each block's and node's segment, the number of each block's
+ * pack, once for each. */
 struct delta_walk {
     struct ids serials; /* sorted */
+    struct ids packs;   /* sorted */
     uint64_t blocks, nodes;
 };
 /* -EBADMSG if a node is rotten. */

@@ -19,7 +19,9 @@
 #include <string.h>
 
 #include "base/log.h"
+#include "disk/cleaner.h"
 #include "disk/internal.h"
+#include "disk/watch.h"
 
 #define COUNT_STEP_BYTES (1u << 20)
 
@@ -102,12 +104,27 @@ static bool much_unsettled(struct reactor *reactor) {
            store->checkpoint_log_bytes;
 }
 
+/* What the map holds now goes into the counters of the disk's pool. */
+static void count_for_pool(struct gild_disk *disk) {
+    struct disk_quota *quota = &disk->quota;
+    uint64_t more = disk->map.mapped_blocks - quota->counted; /* modulo 2^64: less is fine, too */
+    if (!more)
+        return;
+    quota->counted = disk->map.mapped_blocks;
+    if (quota->pool)
+        atomic_fetch_add_explicit(&quota->pool->used_blocks, more, memory_order_relaxed);
+    if (quota->other)
+        atomic_fetch_add_explicit(&quota->other->used_blocks, more, memory_order_relaxed);
+}
+
 /* A checkpoint is asked for when the log since the last one, or the map pages in use, have grown.
  */
-static void appended(struct gild_disk *disk) {
+void write_appended(struct gild_disk *disk) {
     struct reactor *reactor = disk->reactor;
     disk_mark_dirty(disk);
     atomic_store_explicit(&disk->mapped_blocks, disk->map.mapped_blocks, memory_order_relaxed);
+    if (disk->quota.pool || disk->quota.other)
+        count_for_pool(disk);
     if (!reactor->asked &&
         (much_unsettled(reactor) || reactor->pool.used > reactor->pool.limit / 2)) {
         reactor->asked = true;
@@ -210,7 +227,7 @@ void rmws_free(struct reactor *reactor) {
 /* ---- one block ------------------------------------------------------------------------------- */
 
 /* Loads what the map said it needs, and installs it. True: ask the map again. */
-static bool satisfy(struct gild_op *op, enum gild_map_step step, const struct gild_map_need *need) {
+bool write_satisfy(struct gild_op *op, enum gild_map_step step, const struct gild_map_need *need) {
     struct gild_cache_entry *entry;
     if (step == GILD_MAP_NEED_NODE) {
         if (load_delta_node(op, need, &entry) == LOAD_WAIT)
@@ -231,37 +248,45 @@ static bool satisfy(struct gild_op *op, enum gild_map_step step, const struct gi
 
 /* What is dirty must fit, as map nodes, where a checkpoint may write: into all that is left, or
  * into the reserve. */
-static void limit_pages(struct reactor *reactor) {
+void write_limit_pages(struct reactor *reactor) {
     bool tight = gild_segments_tight(reactor->store->segments);
     reactor->pool.limit = tight ? reactor->tight_pages : reactor->pages;
 }
 
-static bool have_leaf(struct gild_op *op, uint64_t block, struct gild_page **leaf) {
+bool write_have_leaf(struct gild_op *op, uint64_t block, struct gild_page **leaf) {
     struct gild_map_need need;
-    limit_pages(op->disk->reactor);
+    write_limit_pages(op->disk->reactor);
     for (;;) {
         enum gild_map_step step =
             gild_delta_writable(&op->disk->map, block / GILD_LEAF_BLOCKS, leaf, &need);
         if (step == GILD_MAP_READY)
             return true;
-        if (!satisfy(op, step, &need))
+        if (!write_satisfy(op, step, &need))
             return false;
     }
 }
 
-/* A full store may be about to be less full: what was trimmed or overwritten since the last
- * checkpoint becomes room with the next one, and so do closed segments of nothing but trims. A
- * write waits for that once before it is refused. */
+/* A full store may be about to be less full: what was trimmed, overwritten or deleted since the
+ * last checkpoint becomes room with the next one, and so do closed segments of nothing but trims. A
+ * write waits for that before it is refused: twice, for the first checkpoint that ends may have
+ * begun before it asked. And as long as the cleaner gains room, a write waits for it: each of its
+ * passes ends with a checkpoint. */
 static bool wait_for_space(struct gild_op *op, bool data) {
+    struct gild_store *store = op->disk->store;
     struct reactor *reactor = op->disk->reactor;
-    bool hope = !data || atomic_load(&op->disk->store->released);
-    if (!hope || op->ticket & OP_SPACE_ASKED)
+    bool hope = !data || atomic_load(&store->released);
+    bool cleaned = data && atomic_load(&store->cleaner_gains);
+    if (!cleaned && (!(op->ticket & OP_SPACE_ASKED) ? !hope : op->ticket & OP_SPACE_AGAIN))
         return false;
-    op->ticket |= OP_SPACE_ASKED;
+    if (!cleaned)
+        op->ticket |= op->ticket & OP_SPACE_ASKED ? OP_SPACE_AGAIN : OP_SPACE_ASKED;
     disk_op_pause(op, OP_WAIT_PAGE);
     op->next = reactor->space_waiters;
     reactor->space_waiters = op;
-    keeper_ask(op->disk->store);
+    if (cleaned)
+        cleaner_nudge(store);
+    else
+        keeper_ask(store);
     return true;
 }
 
@@ -271,13 +296,33 @@ void write_space_ready(struct reactor *reactor) {
     wake_ops(reactor, ops);
 }
 
-static bool have_room(struct gild_op *op, bool data) {
+bool write_have_room(struct gild_op *op, bool data) {
     int err = gild_log_room(op->disk->reactor->log, data, log_waiter(op));
     if (err == -EAGAIN)
         disk_op_pause(op, OP_WAIT_ROOM);
-    else if (err && !(err == -ENOSPC && wait_for_space(op, data)))
+    else if (err && !(err == -ENOSPC && wait_for_space(op, data))) {
         op->error = err;
+        if (err == -ENOSPC && data)
+            watch_refused(op->disk, REFUSED_FULL);
+    }
     return err == 0;
+}
+
+/* May the delta grow by this block? One that is in it already may always be written again. False:
+ * the op has failed. */
+static bool within_quota(struct gild_op *op, bool grows) {
+    struct gild_disk *disk = op->disk;
+    const struct disk_quota *quota = &disk->quota;
+    if (!grows)
+        return true;
+    bool full = disk->map.mapped_blocks >= quota->limit_blocks;
+    if (!full && (!quota->pool ||
+                  atomic_load_explicit(&quota->pool->used_blocks, memory_order_relaxed) <
+                      atomic_load_explicit(&quota->pool->limit_blocks, memory_order_relaxed)))
+        return true;
+    op->error = -ENOSPC;
+    watch_refused(disk, full ? REFUSED_DISK : REFUSED_POOL);
+    return false;
 }
 
 /* Copies payload bytes [skip, skip + bytes). */
@@ -293,6 +338,23 @@ static void copy_payload(const struct gild_op *op, uint64_t skip, uint8_t *to, s
         skip = 0;
         vector++;
     }
+}
+
+/* Nearly all content shows in its first bytes that it is none. */
+static bool payload_is_zero(const struct gild_op *op, uint64_t skip, size_t bytes) {
+    static const uint8_t zeroes[GILD_BLOCK_BYTES];
+    const struct iovec *vector = op->payload;
+    while (skip >= vector->iov_len)
+        skip -= (vector++)->iov_len;
+    while (bytes) {
+        size_t n = vector->iov_len - skip < bytes ? vector->iov_len - skip : bytes;
+        if (memcmp((const uint8_t *)vector->iov_base + skip, zeroes, n) != 0)
+            return false;
+        bytes -= n;
+        skip = 0;
+        vector++;
+    }
+    return true;
 }
 
 static void copy_pieces(const struct gild_op *read, uint8_t *to) {
@@ -313,6 +375,7 @@ static bool put_block(struct gild_op *op, uint32_t skip, uint32_t bytes) {
     uint64_t valid = disk->size_bytes - block * GILD_BLOCK_BYTES;
     struct gild_page *leaf;
     struct rmw *rmw = NULL;
+    bool grows = false;
     uint32_t check;
     if ((op->error = gild_log_failure(log)) != 0) /* before it waits for a checkpoint's pages */
         return false;
@@ -322,10 +385,21 @@ static bool put_block(struct gild_op *op, uint32_t skip, uint32_t bytes) {
     bool whole = skip == 0 && (bytes == GILD_BLOCK_BYTES || bytes == valid);
     if (!whole && !(rmw = rmw_begin(op, block)))
         return false;
-    if (!have_leaf(op, block, &leaf) || !have_room(op, true)) {
+    bool zero = whole && (op->kind != GILD_OP_WRITE ||
+                          payload_is_zero(op, op->cursor - op->offset_bytes, bytes));
+    if (!write_have_leaf(op, block, &leaf) ||
+        !within_quota(op, grows = !zero && !gild_delta_has(leaf, block)) ||
+        !write_have_room(op, !zero)) {
         if (op->error && rmw)
             rmw_end(disk, rmw);
         return false;
+    }
+    if (zero) { /* an entry in the log, and no content */
+        gild_log_mark(log, GILD_ENTRY_ZERO, disk->delta_id, block, 1);
+        gild_delta_set(&disk->map, leaf, block, gild_place_of_type(GILD_PLACE_ZERO), 0);
+        write_appended(disk);
+        op->cursor += bytes;
+        return true;
     }
     uint8_t *slot = gild_log_slot(log);
     if (rmw)
@@ -338,7 +412,10 @@ static bool put_block(struct gild_op *op, uint32_t skip, uint32_t bytes) {
         memset(slot + skip, 0, bytes);
     gild_log_data(log, disk->delta_id, block, &place, &check);
     gild_delta_set(&disk->map, leaf, block, place, check);
-    appended(disk);
+    write_appended(disk);
+    uint8_t refused = atomic_load_explicit(&disk->refused, memory_order_relaxed);
+    if (refused != REFUSED_NOT && (grows || refused == REFUSED_FULL))
+        watch_taken(disk);
     if (rmw)
         rmw_end(disk, rmw);
     op->cursor += bytes;
@@ -407,16 +484,16 @@ static bool fill_blocks(struct gild_op *op, uint64_t end) {
     struct gild_map_need need;
     if (disk->rmws && wait_for_lock(op, block, count))
         return false;
-    if (!have_room(op, false))
+    if (!write_have_room(op, false))
         return false;
     disk_mark_dirty(disk);
-    limit_pages(disk->reactor);
+    write_limit_pages(disk->reactor);
     enum gild_map_step step = gild_delta_fill(&disk->map, block, count, place, &did, &need);
     if (step != GILD_MAP_READY)
-        return satisfy(op, step, &need);
+        return write_satisfy(op, step, &need);
     gild_log_mark(disk->reactor->log, hole ? GILD_ENTRY_HOLE : GILD_ENTRY_ZERO, disk->delta_id,
                   block, (uint32_t)did);
-    appended(disk);
+    write_appended(disk);
     op->cursor = (block + did) * GILD_BLOCK_BYTES;
     if (op->cursor > end)
         op->cursor = end;

@@ -84,6 +84,23 @@ int gild_file_sync_folder(int fd) {
     return fsync(fd) < 0 ? -errno : 0;
 }
 
+int gild_file_make_folder(const char *path) {
+    char parent[PATH_MAX];
+    if (mkdir(path, 0700) != 0 && errno != EEXIST)
+        return -errno;
+    const char *slash = strrchr(path, '/');
+    size_t length = slash ? (size_t)(slash - path) : 0;
+    if (length >= sizeof parent)
+        return -ENAMETOOLONG;
+    memcpy(parent, path, length);
+    parent[length] = 0;
+    int fd = open(length ? parent : slash ? "/" : ".", O_RDONLY | O_DIRECTORY | O_CLOEXEC);
+    int result = fd < 0 ? -errno : gild_file_sync_folder(fd);
+    if (fd >= 0)
+        close(fd);
+    return result;
+}
+
 int gild_file_size(int fd, uint64_t *bytes) {
     struct stat status;
     if (fstat(fd, &status) < 0)

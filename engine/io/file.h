@@ -26,6 +26,9 @@ int gild_file_write(int fd, const void *buffer, size_t length, uint64_t offset);
 
 int gild_file_sync(int fd);        /* fdatasync */
 int gild_file_sync_folder(int fd); /* fsync: its entries are durable */
+/* mkdir, and its name is durable; also where it is there already: whoever made it may have ended
+ * before that. */
+int gild_file_make_folder(const char *path);
 int gild_file_size(int fd, uint64_t *bytes);
 
 /* Files that are made in the folder from now on are written in place, on a file system that would

@@ -52,7 +52,7 @@ struct gild_log_entry {
     uint32_t check; /* data: low 32 bits of XXH3-64 of the payload, see gild_log_check */
     uint16_t kind;
     uint16_t reserved;
-    uint32_t reserved2;
+    uint32_t age_s; /* data that was only moved: for how long it had been as it is, else 0 */
 };
 
 struct gild_batch_header {

@@ -338,6 +338,15 @@ static void segment_ready(struct gild_task *task) {
     wake_room(log);
 }
 
+/* No more is written to the log's segment. */
+static void leave_segment(struct gild_log *log) {
+    for (unsigned i = 0; i < log->unsynced_count; i++)
+        if (log->unsynced[i] == log->segment)
+            log->unsynced_closed = true;
+    atomic_store(&log->segment->closed, true);
+    log->segment = NULL;
+}
+
 /* A segment with room for a batch: 0, -EAGAIN, -ENOSPC or -EIO. */
 static int need_segment(struct gild_log *log, bool data) {
     if (log->segment && log->segment->blocks - log->at >= GILD_LEAST_ROOM &&
@@ -360,12 +369,8 @@ static int need_segment(struct gild_log *log, bool data) {
         log->waiting_segment = error == 0;
         return error ? error : -EAGAIN;
     }
-    if (log->segment) {
-        for (unsigned i = 0; i < log->unsynced_count; i++)
-            if (log->unsynced[i] == log->segment)
-                log->unsynced_closed = true;
-        atomic_store(&log->segment->closed, true);
-    }
+    if (log->segment)
+        leave_segment(log);
     next->stream = log->options.stream;
     next->first_lsn = log->last_lsn + 1;
     next->last_lsn = log->last_lsn;
@@ -540,6 +545,13 @@ void gild_log_data(struct gild_log *log, uint64_t delta, uint64_t block, uint64_
     log->to[batch - log->batches]++;
 }
 
+void gild_log_moved(struct gild_log *log, uint64_t delta, uint64_t block, uint32_t age_s,
+                    uint64_t *place, uint32_t *check) {
+    struct gild_batch_header *header = log->open->header;
+    gild_log_data(log, delta, block, place, check);
+    header->entries[header->entry_count - 1].age_s = age_s;
+}
+
 void gild_log_mark(struct gild_log *log, enum gild_entry_kind kind, uint64_t delta, uint64_t block,
                    uint32_t count) {
     if (open_is_empty(log))
@@ -569,6 +581,13 @@ uint64_t gild_log_lsn(struct gild_log *log) {
     if (log->open && !log->failure)
         seal(log, PLAIN);
     return log->last_lsn;
+}
+
+void gild_log_close(struct gild_log *log) {
+    if (open_is_empty(log))
+        close_empty(log);
+    if (log->segment && !log->open && log->at > 1)
+        leave_segment(log);
 }
 
 uint64_t gild_log_segment(const struct gild_log *log) {
@@ -644,6 +663,7 @@ int gild_log_create(struct gild_log **out, const struct gild_log_options *option
 void gild_log_destroy(struct gild_log *log) {
     if (!log)
         return;
+    assert(log->pinned == 0);
     munmap(log->memory, log->memory_bytes);
     free(log);
 }

@@ -61,6 +61,9 @@ int gild_log_room(struct gild_log *log, bool data, struct gild_log_waiter *waite
 void *gild_log_slot(struct gild_log *log);
 void gild_log_data(struct gild_log *log, uint64_t delta, uint64_t block, uint64_t *place,
                    uint32_t *check);
+/* The same for a block that was written `age_s` seconds ago and is only moved. */
+void gild_log_moved(struct gild_log *log, uint64_t delta, uint64_t block, uint32_t age_s,
+                    uint64_t *place, uint32_t *check);
 /* After gild_log_room: a HOLE or ZERO entry. */
 void gild_log_mark(struct gild_log *log, enum gild_entry_kind kind, uint64_t delta, uint64_t block,
                    uint32_t count);
@@ -71,6 +74,10 @@ bool gild_log_sync(struct gild_log *log, struct gild_log_waiter *waiter);
 
 /* Seals the open batch and says what a checkpoint of this instant covers. */
 uint64_t gild_log_lsn(struct gild_log *log);
+
+/* After gild_log_lsn: what comes next begins a segment of its own; the one that was being written
+ * is full as it is. */
+void gild_log_close(struct gild_log *log);
 
 /* The serial of the segment being written, 0 = none yet. */
 uint64_t gild_log_segment(const struct gild_log *log);

@@ -34,16 +34,19 @@ struct gild_segment {
     uint64_t serial;
     uint32_t blocks; /* of its file, the header counted */
     int fd;
-    int state_recorded; /* enum gild_segment_state, as the catalogue has it */
-    int state_pending;  /* in the checkpoint's transaction, or GILD_SEGMENT_NONE */
+    _Atomic int state_recorded; /* enum gild_segment_state, as the catalogue has it */
+    int state_pending;          /* in the checkpoint's transaction, or GILD_SEGMENT_NONE */
     bool holds_nodes;
     bool forgotten;  /* the catalogue knows it no more; its file is about to be recycled */
     bool changed;    /* base differs from the catalogue's record */
     uint64_t stream; /* that writes or wrote it, 0 = none yet */
     uint64_t first_lsn, last_lsn; /* of the batches in it; set by its writer before `closed` */
     _Atomic bool taken;
-    _Atomic bool closed; /* its writer has gone on to another */
-    uint64_t base;       /* live blocks as of the last committed checkpoint */
+    _Atomic bool closed;   /* its writer has gone on to another */
+    _Atomic uint64_t base; /* live blocks as of the last committed checkpoint */
+    /* When a checkpoint first found it full, seconds since 1970; 0 = not yet. */
+    _Atomic uint64_t closed_s;
+    unsigned pins; /* held by the cleaner: not recycled; under the table's lock */
     _Atomic int64_t change[2];
     struct gild_segment *next; /* ready list */
 };
@@ -122,14 +125,38 @@ void gild_segments_adjust(struct gild_segments *segments, uint64_t place, int si
 typedef int gild_segments_visit(void *context, struct gild_segment *segment);
 int gild_segments_each(struct gild_segments *segments, gild_segments_visit *visit, void *context);
 
+/* A full segment, as the cleaner looks at it. */
+struct gild_segment_fact {
+    uint64_t serial;
+    uint64_t live_blocks;
+    uint64_t closed_s;
+    uint32_t blocks;
+    bool holds_nodes;
+};
+/* All segments that are full as of the last checkpoint, by serial; *facts is the caller's to
+ * free(). Any thread. 0 or -ENOMEM. */
+int gild_segments_full(struct gild_segments *segments, struct gild_segment_fact **facts,
+                       size_t *count);
+/* The segment stays while it is pinned. NULL if it is gone. Any thread. */
+struct gild_segment *gild_segments_pin(struct gild_segments *segments, uint64_t serial);
+void gild_segments_unpin(struct gild_segments *segments, struct gild_segment *segment);
+
 /* After the catalogue no longer knows the segment and readers have passed: it becomes a ready one
  * under a new serial, or its file is unlinked if there are enough, or it has another size than
- * those made now and there is room for one. Blocking. */
+ * those made now and there is room for one. -EBUSY: it is pinned. Blocking. */
 int gild_segments_recycle(struct gild_segments *segments, struct gild_segment *segment);
 
-/* The end of a checkpoint: how many segments were taken since the last one is how many are worth
- * keeping when the next ones are recycled. */
+/* Removes emptied files beyond as many as were taken in a minute of late. Now and then. Blocking.
+ */
 void gild_segments_quiet(struct gild_segments *segments);
+
+/* Others want so many bytes of the host: removes emptied files, but for those that are always kept
+ * ready. Blocking. */
+void gild_segments_release(struct gild_segments *segments, uint64_t bytes);
+
+/* Is a file of this serial the table's own: a segment's, or one that was emptied and waits for a
+ * new serial, or is being renamed or removed? The catalogue does not know those any more. */
+bool gild_segments_own(struct gild_segments *segments, uint64_t serial);
 
 /* Is so little left that what a checkpoint will have to write must fit into the reserve? Wait-free.
  */
@@ -144,6 +171,7 @@ struct gild_segments_totals {
     enum gild_space_level level;
     uint64_t available; /* segments that guests' data may still take, made or not */
     uint64_t count, ready;
+    uint64_t taken;         /* for guests' data, since the start */
     uint64_t bytes;         /* of all files */
     uint64_t ready_bytes;   /* of those on the ready list */
     uint64_t segment_bytes; /* of one that is made now */

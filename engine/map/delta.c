@@ -226,13 +226,24 @@ enum gild_map_step gild_delta_writable(struct gild_delta_map *map, uint64_t leaf
     return GILD_MAP_READY;
 }
 
+/* The part of a place that says which segment or pack it is in; 0: in none. */
+static uint64_t object_of(uint64_t place) {
+    switch (gild_place_type(place)) {
+    case GILD_PLACE_LOG:
+        return gild_place_log(gild_place_serial(place), 0);
+    case GILD_PLACE_PACK:
+        return gild_place_pack(gild_place_pack_id(place), 0, 0);
+    default:
+        return 0;
+    }
+}
+
 /* A directory's places are looked at when the leaves there are loaded. */
-static bool names_known_segments(const struct gild_delta_map *map, const struct gild_leaf *leaf) {
-    uint64_t last = 0; /* neighbours are mostly of one segment */
+static bool names_what_is_there(const struct gild_delta_map *map, const struct gild_leaf *leaf) {
+    uint64_t last = 0; /* neighbours are mostly of one segment or pack */
     for (uint32_t i = 0; map->known && i < GILD_LEAF_BLOCKS; i++) {
-        uint64_t place = leaf->place[i];
-        if (gild_place_type(place) != GILD_PLACE_LOG ||
-            (last && gild_place_serial(place) == gild_place_serial(last)))
+        uint64_t place = object_of(leaf->place[i]);
+        if (!place || place == last)
             continue;
         if (!map->known(map->context, place))
             return false;
@@ -260,7 +271,7 @@ enum gild_map_step gild_delta_install(struct gild_delta_map *map, const struct g
     if (!gild_ref_is_page(dir_ref) ||
         gild_ref_page(dir_ref)->dir.ref[need->index % GILD_DIR_REFS] != need->place)
         return GILD_MAP_READY;
-    if (!names_known_segments(map, bytes))
+    if (!names_what_is_there(map, bytes))
         return GILD_MAP_BAD_NODE;
     struct gild_page *dir;
     struct gild_map_need again;
@@ -298,17 +309,51 @@ enum gild_map_step gild_delta_lose(struct gild_delta_map *map, const struct gild
     return GILD_MAP_READY;
 }
 
+enum gild_map_step gild_delta_rewrite(struct gild_delta_map *map, const struct gild_map_need *node,
+                                      struct gild_map_need *need) {
+    struct gild_page *page;
+    if (node->kind == GILD_NODE_ROOT) {
+        map->roots_dirty = true;
+        return GILD_MAP_READY;
+    }
+    uint64_t dir_index = node->kind == GILD_NODE_DIR ? node->index : node->index / GILD_DIR_REFS;
+    uint64_t ref = map->dirs[dir_index];
+    if (node->kind == GILD_NODE_DIR) {
+        bool there = gild_ref_is_page(ref)
+                         ? !gild_ref_page(ref)->dirty && !gild_ref_page(ref)->frozen &&
+                               gild_ref_page(ref)->origin == node->place
+                         : ref == node->place;
+        return there ? dir_writable(map, dir_index, &page, need) : GILD_MAP_READY;
+    }
+    if (gild_ref_is_page(ref)) {
+        if (gild_ref_page(ref)->dir.ref[node->index % GILD_DIR_REFS] != node->place)
+            return GILD_MAP_READY;
+    } else if (gild_place_type(ref) != GILD_PLACE_LOG) {
+        return GILD_MAP_READY;
+    } else {
+        *need = (struct gild_map_need){ref, dir_index, GILD_NODE_DIR};
+        return GILD_MAP_NEED_NODE;
+    }
+    return gild_delta_writable(map, node->index, &page, need);
+}
+
+bool gild_delta_has(const struct gild_page *leaf, uint64_t block) {
+    return object_of(leaf->leaf.place[block % GILD_LEAF_BLOCKS]) != 0;
+}
+
 void gild_delta_set(struct gild_delta_map *map, struct gild_page *leaf, uint64_t block,
                     uint64_t place, uint32_t check) {
     uint32_t slot = block % GILD_LEAF_BLOCKS;
     uint64_t old = leaf->leaf.place[slot];
-    if (gild_place_type(old) == GILD_PLACE_LOG) {
+    if (object_of(old)) {
         map->count(map->context, old, -1);
         map->mapped_blocks--;
+        map->packed_blocks -= gild_place_type(old) == GILD_PLACE_PACK;
     }
-    if (gild_place_type(place) == GILD_PLACE_LOG) {
+    if (object_of(place)) {
         map->count(map->context, place, +1);
         map->mapped_blocks++;
+        map->packed_blocks += gild_place_type(place) == GILD_PLACE_PACK;
     }
     leaf->leaf.place[slot] = place;
     leaf->leaf.check[slot] = check;
@@ -317,9 +362,10 @@ void gild_delta_set(struct gild_delta_map *map, struct gild_page *leaf, uint64_t
 /* All of a dirty, unfrozen or frozen leaf goes: its blocks are no longer reached. */
 static void uncount_leaf(struct gild_delta_map *map, const struct gild_leaf *leaf) {
     for (uint32_t i = 0; i < GILD_LEAF_BLOCKS; i++)
-        if (gild_place_type(leaf->place[i]) == GILD_PLACE_LOG) {
+        if (object_of(leaf->place[i])) {
             map->count(map->context, leaf->place[i], -1);
             map->mapped_blocks--;
+            map->packed_blocks -= gild_place_type(leaf->place[i]) == GILD_PLACE_PACK;
         }
 }
 

@@ -74,7 +74,8 @@ static inline struct gild_page *gild_ref_page(uint64_t ref) {
 struct gild_delta_map {
     uint64_t delta_id;
     uint64_t size_blocks;
-    uint64_t mapped_blocks; /* blocks of content in the log */
+    uint64_t mapped_blocks; /* blocks of content of its own */
+    uint64_t packed_blocks; /* of these, in packs */
     uint32_t dir_count;
     uint32_t pages; /* in memory */
     uint64_t *dirs; /* references, dir_count of them */
@@ -82,11 +83,11 @@ struct gild_delta_map {
     struct gild_page *frozen;
     bool roots_dirty; /* a directory reference changed since the last freeze */
     struct gild_page_pool *pool;
-    /* Called for each log place (block or node) that this map stops reaching or begins to reach
-     * (sign -1 or +1), as it happens. */
+    /* Called for each place in the log (block or node) or in a pack that this map stops reaching or
+     * begins to reach (sign -1 or +1), as it happens. */
     void (*count)(void *context, uint64_t place, int sign);
-    /* Is there a segment that the place can lie in? Set after init; NULL: all are taken to be
-     * there. What is in memory names only such, so that `count` never meets another. */
+    /* Is there a segment or pack that the place can lie in? Set after init; NULL: all are taken to
+     * be there. What is in memory names only such, so that `count` never meets another. */
     bool (*known)(void *context, uint64_t place);
     void *context;
 };
@@ -101,7 +102,7 @@ enum gild_map_step {
     GILD_MAP_READY,
     GILD_MAP_NEED_NODE, /* load need->place, then install or look into it */
     GILD_MAP_NEED_PAGE, /* the pool is empty: a checkpoint must settle first */
-    GILD_MAP_BAD_NODE,  /* the node, though sound, names a segment that is not there: -EBADMSG */
+    GILD_MAP_BAD_NODE,  /* the node, though sound, names what is not there: -EBADMSG */
 };
 
 struct gild_map_need {
@@ -130,6 +131,14 @@ enum gild_map_step gild_delta_install(struct gild_delta_map *map, const struct g
 /* The node that a need names is rotten: all that it covers becomes LOST (reads are EIO until it is
  * overwritten). What it named is not uncounted, since nobody knows it. For a repair. */
 enum gild_map_step gild_delta_lose(struct gild_delta_map *map, const struct gild_map_need *need);
+
+/* An unfrozen, dirty copy of the node at `place`, if the map still reaches it there: the next
+ * checkpoint writes it anew, elsewhere. READY: done, or it was superseded already. */
+enum gild_map_step gild_delta_rewrite(struct gild_delta_map *map, const struct gild_map_need *node,
+                                      struct gild_map_need *need);
+
+/* Has the block content of its own in this leaf: in the log, or in a pack? */
+bool gild_delta_has(const struct gild_page *leaf, uint64_t block);
 
 /* Sets one block of a writable leaf, counting the old and the new place. */
 void gild_delta_set(struct gild_delta_map *map, struct gild_page *leaf, uint64_t block,

@@ -282,12 +282,20 @@ static int put_all(struct mending *m) {
     return err;
 }
 
-/* The old file stays in `aside`, the new one takes its name. */
+static int sync_folder(const char *path) {
+    int folder = open(path, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
+    int err = folder < 0 ? -errno : gild_file_sync_folder(folder);
+    if (folder >= 0)
+        close(folder);
+    return err;
+}
+
+/* The old file stays in `aside`, and is sure to, before the new one takes its name. */
 static int replace(struct mending *m, const char *path, const char *fresh, const char *name) {
     char kept[4300];
     int result = gild_file_sync(m->to);
-    if (!result && mkdir(m->asked->aside, 0700) != 0 && errno != EEXIST)
-        result = -errno;
+    if (!result)
+        result = gild_file_make_folder(m->asked->aside);
     for (unsigned n = 0; !result && m->fd >= 0; n++) {
         snprintf(kept, sizeof kept, n ? "%s/%s.%u" : "%s/%s", m->asked->aside, name, n);
         if (link(path, kept) == 0)
@@ -295,15 +303,11 @@ static int replace(struct mending *m, const char *path, const char *fresh, const
         if (errno != EEXIST)
             result = -errno;
     }
+    if (!result)
+        result = sync_folder(m->asked->aside);
     if (!result && rename(fresh, path) != 0)
         result = -errno;
-    for (unsigned i = 0; i < 2 && !result; i++) {
-        int folder = open(i ? m->asked->aside : m->asked->directory, O_RDONLY | O_DIRECTORY);
-        result = folder < 0 ? -errno : gild_file_sync_folder(folder);
-        if (folder >= 0)
-            close(folder);
-    }
-    return result;
+    return result ? result : sync_folder(m->asked->directory);
 }
 
 static int mend(struct mending *m) {

@@ -146,38 +146,69 @@ void gild_sealed_close(struct gild_sealed_map *map) {
     free(map);
 }
 
-static int read_leaf(const struct gild_sealed_map *map, uint64_t leaf_index, uint64_t at,
-                     struct gild_leaf *leaf) {
-    if (at == GILD_SEALED_LOST) {
-        memset(leaf, 0, sizeof *leaf);
-        uint64_t first = leaf_index * GILD_LEAF_BLOCKS, blocks = gild_blocks_of(map->size_bytes);
-        for (unsigned i = 0; i < GILD_LEAF_BLOCKS; i++)
-            leaf->place[i] =
-                gild_place_of_type(first + i < blocks ? GILD_PLACE_LOST : GILD_PLACE_HOLE);
-        return 0;
+#define WINDOW_PAGES 256u /* a walk reads so many at once: leaves lie in order */
+
+struct window {
+    uint8_t *pages;
+    uint64_t first, count, file_pages;
+};
+
+static int window_page(const struct gild_sealed_map *map, struct window *window, uint64_t at,
+                       void **page) {
+    if (at - window->first >= window->count) {
+        uint64_t rest = at < window->file_pages ? window->file_pages - at : 1;
+        window->first = at;
+        window->count = rest < WINDOW_PAGES ? rest : WINDOW_PAGES;
+        int err = gild_file_read(map->fd, window->pages, window->count * GILD_NODE_BYTES,
+                                 at * GILD_NODE_BYTES);
+        if (err) { /* a bad sector is the trouble of its own page only */
+            window->count = 1;
+            err = read_page(map->fd, at, window->pages);
+        }
+        if (err) {
+            window->count = 0;
+            return err;
+        }
     }
-    int err = read_page(map->fd, at, leaf);
-    return err ? err : gild_node_verify(leaf, GILD_NODE_LEAF, map->map_id, leaf_index);
+    *page = window->pages + (at - window->first) * GILD_NODE_BYTES;
+    return 0;
+}
+
+static void lose_leaf(const struct gild_sealed_map *map, uint64_t leaf_index,
+                      struct gild_leaf *leaf) {
+    uint64_t first = leaf_index * GILD_LEAF_BLOCKS, blocks = gild_blocks_of(map->size_bytes);
+    memset(leaf, 0, sizeof *leaf);
+    for (unsigned i = 0; i < GILD_LEAF_BLOCKS; i++)
+        leaf->place[i] = gild_place_of_type(first + i < blocks ? GILD_PLACE_LOST : GILD_PLACE_HOLE);
 }
 
 int gild_sealed_walk(const struct gild_sealed_map *map, gild_sealed_visit *visit, void *context) {
-    void *page = gild_file_buffer(GILD_NODE_BYTES);
-    int err = 0;
-    if (!page)
-        return -ENOMEM;
+    struct window window = {.pages = gild_file_buffer((size_t)WINDOW_PAGES * GILD_NODE_BYTES)};
+    struct gild_leaf *lost = gild_file_buffer(GILD_NODE_BYTES);
+    uint64_t bytes = 0;
+    int err = window.pages && lost ? gild_file_size(map->fd, &bytes) : -ENOMEM;
+    window.file_pages = bytes / GILD_NODE_BYTES;
     for (uint64_t dir = 0; dir < map->dir_count && !err; dir++) {
         if (!map->dirs[dir])
             continue;
         for (uint64_t i = 0; i < GILD_DIR_REFS && !err; i++) {
             uint64_t leaf = dir * GILD_DIR_REFS + i;
             uint64_t at = map->dirs[dir]->ref[i];
+            void *page = lost;
             if (!at || leaf >= gild_leaves_of(map->size_bytes))
                 continue;
-            err = read_leaf(map, leaf, at, page);
+            if (at == GILD_SEALED_LOST) {
+                lose_leaf(map, leaf, lost);
+            } else {
+                err = window_page(map, &window, at, &page);
+                if (!err)
+                    err = gild_node_verify(page, GILD_NODE_LEAF, map->map_id, leaf);
+            }
             if (!err)
                 err = visit(context, leaf, page);
         }
     }
-    free(page);
+    free(window.pages);
+    free(lost);
     return err;
 }

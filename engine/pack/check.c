@@ -88,7 +88,8 @@ static bool check_edge(struct check *c, const char *name, const char *magic, uin
     int err = take(c, c->read, GILD_PACK_PAGE_BYTES, offset);
     if (!err)
         err = pack_head_verify(c->read, magic, c->packs->store_id, c->pack->id);
-    if (!err && ((const struct pack_head *)c->read)->generation != c->pack->generation)
+    if (!err && (((const struct pack_head *)c->read)->generation != c->pack->generation ||
+                 ((const struct pack_head *)c->read)->incompatible != c->pack->features))
         err = -EBADMSG;
     if (err && !c->stopped)
         find(c, "the %s is damaged: %s", name, reason(err));
@@ -172,8 +173,9 @@ static void check_frame(struct check *c, uint32_t group, const struct gild_pack_
         err = gild_pack_decode(bytes, frame, c->pack->id, group, c->out);
     if (err && !c->stopped)
         find_groups(c, group, 1, "group %u is damaged: %s", group, reason(err));
-    for (uint32_t slot = 0; slot < frame->blocks && !err && c->look->deep; slot++)
-        check_block(c, group, slot);
+    for (uint32_t slot = 0; slot < GILD_GROUP_BLOCKS && !err && c->look->deep; slot++)
+        if (frame->slots >> slot & 1)
+            check_block(c, group, slot);
 }
 
 static void check_table(struct check *c) {
@@ -188,6 +190,8 @@ static void check_table(struct check *c) {
             err = take(c, page, sizeof page, l->table_offset + (uint64_t)number * sizeof page);
             if (!err)
                 err = gild_pack_table_verify(page, c->pack->id, number);
+            if (!err && ((const struct pack_table *)page)->features != c->pack->features)
+                err = -EUCLEAN;
         }
         if (c->stopped)
             return;
@@ -206,7 +210,7 @@ static void check_table(struct check *c) {
             continue;
         }
         end = frame.file_offset + frame.bytes;
-        c->blocks += frame.blocks;
+        c->blocks += pack_count(frame.slots);
         check_frame(c, group, &frame);
     }
 }
@@ -271,11 +275,11 @@ int gild_pack_check(struct gild_packs *packs, uint32_t pack_id, const struct gil
     return err;
 }
 
-int gild_pack_read_group(struct gild_packs *packs, uint32_t pack_id, uint32_t group, void *out) {
+int gild_pack_read_group(struct gild_packs *packs, uint32_t pack_id, uint32_t group, void *out,
+                         uint16_t *slots) {
     struct pack *pack = set_hold(packs, pack_id);
     void *cover = aligned_alloc(GILD_PACK_PAGE_BYTES, PACK_COVER_BYTES);
-    uint32_t blocks;
-    int err = !pack ? -ENOENT : cover ? pack_read_group(pack, group, cover, out, &blocks) : -ENOMEM;
+    int err = !pack ? -ENOENT : cover ? pack_read_group(pack, group, cover, out, slots) : -ENOMEM;
     pack_release(pack);
     free(cover);
     return err;
@@ -300,10 +304,11 @@ int gild_pack_prints(struct gild_packs *packs, uint32_t pack_id, gild_pack_print
     return err;
 }
 
-static void count_blocks(const struct pack *pack, uint8_t *group_blocks) {
+static void list_slots(const struct pack *pack, uint16_t *group_slots) {
     _Alignas(GILD_PACK_PAGE_BYTES) uint8_t page[GILD_PACK_PAGE_BYTES];
     const struct pack_layout *l = &pack->layout;
     struct gild_pack_frame frame;
+    memset(group_slots, 0xff, l->groups * sizeof *group_slots);
     for (uint32_t number = 0; number < l->table_pages; number++) {
         if (pack_read(pack->direct_fd, page, sizeof page,
                       l->table_offset + (uint64_t)number * sizeof page) != 0 ||
@@ -313,13 +318,14 @@ static void count_blocks(const struct pack *pack, uint8_t *group_blocks) {
             uint64_t group = (uint64_t)number * PACK_TABLE_ENTRIES + i;
             if (group < l->groups &&
                 gild_pack_table_entry(page, pack->id, (uint32_t)group, i, &frame) == 0)
-                group_blocks[group] = (uint8_t)frame.blocks;
+                group_slots[group] = frame.slots;
         }
     }
 }
 
 int gild_pack_get_facts(struct gild_packs *packs, uint32_t pack_id, struct gild_pack_facts *facts) {
     struct stat status = {0};
+    char path[PATH_MAX];
     struct pack *pack = set_hold(packs, pack_id);
     memset(facts, 0, sizeof *facts);
     if (!pack)
@@ -328,10 +334,13 @@ int gild_pack_get_facts(struct gild_packs *packs, uint32_t pack_id, struct gild_
     facts->groups = (uint32_t)pack->layout.groups;
     facts->blocks = (uint32_t)pack->layout.blocks;
     facts->file_bytes = pack->layout.file_bytes;
-    facts->unlinked = fstat(pack->direct_fd, &status) == 0 && status.st_nlink == 0;
-    facts->group_blocks = calloc(facts->groups, 1);
-    if (facts->group_blocks)
-        count_blocks(pack, facts->group_blocks);
+    /* A rewrite takes the name away from this file just before it takes its place in the set. */
+    set_path(packs, pack_id, true, path);
+    facts->unlinked =
+        fstat(pack->direct_fd, &status) == 0 && status.st_nlink == 0 && stat(path, &status) != 0;
+    facts->group_slots = malloc(facts->groups * sizeof *facts->group_slots);
+    if (facts->group_slots)
+        list_slots(pack, facts->group_slots);
     pack_release(pack);
-    return facts->group_blocks ? 0 : -ENOMEM;
+    return facts->group_slots ? 0 : -ENOMEM;
 }

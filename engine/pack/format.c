@@ -14,10 +14,14 @@ static uint64_t pages_of(uint64_t bytes) {
     return (bytes + GILD_PACK_PAGE_BYTES - 1) / GILD_PACK_PAGE_BYTES;
 }
 
-int pack_layout(uint32_t groups, uint32_t blocks, uint64_t frames_end, struct pack_layout *l) {
-    if (!groups || groups > PACK_GROUPS_MAX || blocks < groups ||
+int pack_layout(uint32_t groups, uint32_t blocks, uint64_t frames_end, uint64_t features,
+                struct pack_layout *l) {
+    /* Groups that have a block, and so a frame of at least one byte. */
+    uint32_t least =
+        features & PACK_DROPS ? (blocks + GILD_GROUP_BLOCKS - 1) / GILD_GROUP_BLOCKS : groups;
+    if (!groups || groups > PACK_GROUPS_MAX || !blocks || blocks < least ||
         blocks > (uint64_t)groups * GILD_GROUP_BLOCKS || frames_end > PACK_FRAMES_END_MAX ||
-        frames_end < GILD_PACK_PAGE_BYTES + (uint64_t)groups)
+        frames_end < GILD_PACK_PAGE_BYTES + (uint64_t)least)
         return -EUCLEAN;
     *l = (struct pack_layout){.groups = groups, .blocks = blocks, .frames_end = frames_end};
     l->table_offset = pages_of(frames_end) * GILD_PACK_PAGE_BYTES;
@@ -33,11 +37,12 @@ int pack_layout(uint32_t groups, uint32_t blocks, uint64_t frames_end, struct pa
 }
 
 void pack_head_fill(struct pack_head *head, const char *magic, const uint8_t store_id[16],
-                    uint32_t pack_id, uint32_t generation) {
+                    uint32_t pack_id, uint32_t generation, uint64_t features) {
     memset(head, 0, sizeof *head);
     memcpy(head->magic, magic, sizeof head->magic);
     head->version = PACK_VERSION;
     head->generation = generation;
+    head->incompatible = features;
     memcpy(head->store_id, store_id, sizeof head->store_id);
     head->pack_id = pack_id;
 }
@@ -64,7 +69,7 @@ int pack_head_verify(const void *page, const char *magic, const uint8_t store_id
     /* A page that is sound under its own number but not ours was misplaced, not damaged. */
     if (pack_edge_check(page, head->pack_id) != header->check)
         return -EBADMSG;
-    if (head->version != PACK_VERSION || head->incompatible)
+    if (head->version != PACK_VERSION || head->incompatible & ~(uint64_t)PACK_FEATURES)
         return -ENOTSUP;
     if (head->pack_id != pack_id || memcmp(head->store_id, store_id, 16) != 0)
         return -ESTALE;
@@ -96,6 +101,26 @@ int gild_pack_table_verify(const void *page, uint32_t pack_id, uint32_t page_num
     return 0;
 }
 
+/* What an entry says of its group's slots and its frame's length, whatever lies where. */
+static bool shape_is_right(const struct pack_entry *entry, uint64_t features) {
+    uint32_t whole = (uint32_t)entry->blocks * PACK_BLOCK_BYTES;
+    uint32_t slots = entry->blocks + pack_count(entry->dropped);
+    if (!slots || slots > GILD_GROUP_BLOCKS || entry->dropped & ~pack_slots(slots) ||
+        (entry->dropped && !(features & PACK_DROPS)) || entry->flags > PACK_FLAG_RAW)
+        return false;
+    if (!entry->blocks)
+        return !entry->bytes && !entry->flags;
+    return entry->flags & PACK_FLAG_RAW ? entry->bytes == whole
+                                        : entry->bytes && entry->bytes < whole;
+}
+
+void pack_frame_cover(struct gild_pack_frame *frame) {
+    uint64_t end = frame->file_offset + frame->bytes;
+    frame->read_offset = frame->file_offset & ~(uint64_t)(GILD_PACK_PAGE_BYTES - 1);
+    frame->read_bytes =
+        frame->bytes ? (uint32_t)(pages_of(end) * GILD_PACK_PAGE_BYTES - frame->read_offset) : 0;
+}
+
 int gild_pack_table_entry(const void *page, uint32_t pack_id, uint32_t group, uint32_t index,
                           struct gild_pack_frame *frame) {
     const struct pack_table *table = page;
@@ -103,30 +128,48 @@ int gild_pack_table_entry(const void *page, uint32_t pack_id, uint32_t group, ui
         (uint64_t)table->page * PACK_TABLE_ENTRIES + index != group)
         return -EUCLEAN;
     const struct pack_entry *entry = &table->entry[index];
-    uint32_t whole = (uint32_t)entry->blocks * PACK_BLOCK_BYTES;
-    bool raw = entry->flags & PACK_FLAG_RAW;
-    if (!entry->blocks || entry->blocks > GILD_GROUP_BLOCKS || entry->flags > PACK_FLAG_RAW ||
-        !entry->bytes || (raw ? entry->bytes != whole : entry->bytes >= whole))
+    if (!shape_is_right(entry, table->features))
         return -EUCLEAN;
     if (table->frames_end > PACK_FRAMES_END_MAX || entry->offset < GILD_PACK_PAGE_BYTES ||
         entry->offset > table->frames_end || entry->bytes > table->frames_end - entry->offset)
         return -EUCLEAN;
     frame->file_offset = entry->offset;
     frame->bytes = entry->bytes;
-    frame->blocks = entry->blocks;
+    frame->dropped = entry->dropped;
+    frame->slots =
+        pack_slots(entry->blocks + pack_count(entry->dropped)) & (uint16_t)~entry->dropped;
     frame->check = entry->check;
-    frame->read_offset = entry->offset & ~(uint64_t)(GILD_PACK_PAGE_BYTES - 1);
-    frame->read_bytes = (uint32_t)(pages_of(entry->offset + entry->bytes) * GILD_PACK_PAGE_BYTES -
-                                   frame->read_offset);
+    pack_frame_cover(frame);
     return 0;
+}
+
+void pack_gather(void *to, const void *group, uint16_t slots) {
+    uint8_t *at = to;
+    for (uint32_t slot = 0; slot < GILD_GROUP_BLOCKS; slot++) {
+        if (!(slots >> slot & 1))
+            continue;
+        memcpy(at, (const uint8_t *)group + slot * PACK_BLOCK_BYTES, PACK_BLOCK_BYTES);
+        at += PACK_BLOCK_BYTES;
+    }
+}
+
+/* From the last slot down, so that no block is overwritten before it was moved: those that are left
+ * are never more than the slots that are left. */
+void pack_spread(void *group, uint16_t slots) {
+    uint32_t left = pack_count(slots);
+    for (uint32_t slot = GILD_GROUP_BLOCKS; slot-- > 0;) {
+        uint8_t *to = (uint8_t *)group + slot * PACK_BLOCK_BYTES;
+        if (!(slots >> slot & 1))
+            memset(to, 0, PACK_BLOCK_BYTES);
+        else if (--left != slot)
+            memcpy(to, (const uint8_t *)group + left * PACK_BLOCK_BYTES, PACK_BLOCK_BYTES);
+    }
 }
 
 int gild_pack_decode(const void *bytes, const struct gild_pack_frame *frame, uint32_t pack_id,
                      uint32_t group, void *out) {
-    if (!frame->blocks || frame->blocks > GILD_GROUP_BLOCKS)
-        return -EBADMSG;
-    uint32_t whole = frame->blocks * PACK_BLOCK_BYTES;
-    if (!frame->bytes || frame->bytes > whole ||
+    uint32_t whole = pack_count(frame->slots) * PACK_BLOCK_BYTES;
+    if (frame->bytes > whole || (whole && !frame->bytes) ||
         pack_frame_check(bytes, frame->bytes, pack_id, group) != frame->check)
         return -EBADMSG;
     if (frame->bytes == whole) {
@@ -138,6 +181,6 @@ int gild_pack_decode(const void *bytes, const struct gild_pack_frame *frame, uin
         if (made != (ssize_t)whole)
             return -EBADMSG;
     }
-    memset((char *)out + whole, 0, GILD_GROUP_BYTES - whole);
+    pack_spread(out, frame->slots);
     return 0;
 }

@@ -23,10 +23,12 @@ _Static_assert(__BYTE_ORDER__ == __ORDER_LITTLE_ENDIAN__, "the structs are the b
 #define PACK_TABLE_MAGIC 0x42545047u  /* "GPTB" */
 #define PACK_PRINTS_MAGIC 0x50465047u /* "GPFP" */
 #define PACK_BLOCK_BYTES 4096u
-#define PACK_TABLE_ENTRIES 169u /* groups of a table page */
-#define PACK_PRINTS 113u        /* fingerprints of a page */
-#define PACK_FLAG_RAW 1u        /* the frame is the blocks themselves */
-#define PACK_FILTER_BITS 12u    /* of the filter, per block */
+#define PACK_TABLE_ENTRIES 169u  /* groups of a table page */
+#define PACK_PRINTS 113u         /* fingerprints of a page */
+#define PACK_FLAG_RAW 1u         /* the frame is the blocks themselves */
+#define PACK_DROPS 1u            /* incompatible feature: groups may lack slots */
+#define PACK_FEATURES PACK_DROPS /* that are known here */
+#define PACK_FILTER_BITS 12u     /* of the filter, per block */
 #define PACK_GROUPS_MAX (1u << 28)
 #define PACK_FRAMES_END_MAX (1ull << 44)
 
@@ -69,9 +71,9 @@ struct pack_entry {
     uint64_t offset; /* of the frame, from the start of the file */
     uint64_t check;  /* XXH3-64 of the frame, seeded with pack id << 32 | group */
     uint32_t bytes;
-    uint8_t blocks; /* 1..16 */
+    uint8_t blocks; /* that are there: 1..16, with PACK_DROPS also 0 */
     uint8_t flags;
-    uint16_t zero;
+    uint16_t dropped; /* bit s: slot s is gone; blocks and dropped together are the slots */
 };
 
 struct pack_table {
@@ -82,7 +84,8 @@ struct pack_table {
     uint32_t count;
     uint64_t frames_end; /* as in the footer, so that a page alone bounds its frames */
     struct pack_entry entry[PACK_TABLE_ENTRIES];
-    uint64_t zero;
+    uint64_t
+        features; /* the header's incompatible ones, so that a page alone says what it may do */
 };
 
 struct pack_print {
@@ -117,16 +120,33 @@ struct pack_layout {
     uint64_t footer_offset, file_bytes;
 };
 
-/* Lays out a pack; -EUCLEAN if no pack has these numbers. Pure. */
-int pack_layout(uint32_t groups, uint32_t blocks, uint64_t frames_end, struct pack_layout *layout);
+/* Lays out a pack; -EUCLEAN if no pack has these numbers. features: the incompatible ones. Pure. */
+int pack_layout(uint32_t groups, uint32_t blocks, uint64_t frames_end, uint64_t features,
+                struct pack_layout *layout);
+
+/* The first `count` slots of a group, as a mask. */
+static inline uint16_t pack_slots(uint32_t count) {
+    return (uint16_t)((1u << count) - 1);
+}
+
+static inline uint32_t pack_count(uint16_t slots) {
+    return (uint32_t)__builtin_popcount(slots);
+}
+
+/* Moves the blocks of a mask's slots to the front of `to`, or from the front of a group in place to
+ * their slots, with zeroes between them. */
+void pack_gather(void *to, const void *group, uint16_t slots);
+void pack_spread(void *group, uint16_t slots);
 
 /* Fills a head for header or footer. */
 void pack_head_fill(struct pack_head *head, const char *magic, const uint8_t store_id[16],
-                    uint32_t pack_id, uint32_t generation);
+                    uint32_t pack_id, uint32_t generation, uint64_t features);
 /* The check of a header or footer page, and of a table or fingerprint page. */
 uint64_t pack_edge_check(const void *page, uint32_t pack_id);
 uint64_t pack_page_check(const void *page, uint32_t pack_id, uint32_t page_number);
 uint64_t pack_frame_check(const void *bytes, size_t length, uint32_t pack_id, uint32_t group);
+/* The read that covers a frame whose place in the file is set: of nothing, if it has no bytes. */
+void pack_frame_cover(struct gild_pack_frame *frame);
 
 /* 0, -EBADMSG, or -ENOTSUP for a format of a newer version, -ESTALE for another store's or another
  * pack's page. Pure. */

@@ -13,6 +13,11 @@
  * ingest sealed (rolled: not in the set before finish, since an abort takes them back), and in the
  * set. Packs are ended at batch boundaries only, so that an answer holds for the whole batch.
  *
+ * With `verify`, an answer of a sealed pack, of the set or of this ingest, holds only if the bytes
+ * are the same (twins.h). One of own holds as it is: both blocks were hashed by this ingest, in
+ * memory, and nothing that was stored had a say in it; the frames are in part not written yet, and
+ * which are depends on the number of threads, which the result must not.
+ *
  * Invariants: submitted - retired <= depth; own holds exactly the blocks of the writer's pack; a
  * place is handed out before its frame is written, so nothing may be kept of a failed ingest.
  *
@@ -27,6 +32,7 @@
 #include "codec/zstd.h"
 #include "pack/own.h"
 #include "pack/pool.h"
+#include "pack/twins.h"
 #include "pack/writer.h"
 
 #define BATCH_BLOCKS 64u
@@ -77,12 +83,13 @@ struct gild_ingest {
     struct pack_writer *writer; /* NULL: no pack is open */
     uint32_t pack_id;
     struct own own;
+    struct twins *twins; /* NULL: a fingerprint is proof enough */
 
     struct pack **rolled; /* sealed by this ingest; the set's after finish */
     uint32_t *pack_ids;
     uint32_t rolled_count, rolled_room;
     uint32_t hot; /* the pack of the set that answered last */
-    uint64_t blocks_in, blocks_new, frame_bytes;
+    uint64_t blocks_in, blocks_new, frame_bytes, hits_refused;
 };
 
 /* ---- on the workers -------------------------------------------------------------------------- */
@@ -114,7 +121,7 @@ static int retire_group(struct gild_ingest *ingest) {
     pool_wait(ingest->pool, &group->job);
     int err = group->error;
     if (!err)
-        err = writer_frame(ingest->writer, group->frame, group->frame_bytes, group->count,
+        err = writer_frame(ingest->writer, group->frame, group->frame_bytes, group->count, 0,
                            group->check);
     if (err)
         return err;
@@ -137,7 +144,7 @@ static int open_group(struct gild_ingest *ingest) {
         if (!err)
             err = ingest->pack_id > SET_ID_MAX ? -EINVAL : 0;
         if (!err)
-            err = writer_create(&ingest->writer, ingest->packs, ingest->pack_id, 1);
+            err = writer_create(&ingest->writer, ingest->packs, ingest->pack_id, 1, 0);
         if (err)
             return err;
     }
@@ -235,6 +242,20 @@ static int place_new(struct gild_ingest *ingest, const struct batch *batch, uint
     return 0;
 }
 
+/* A hit stands if the bytes there can be read and are the block's; else it counts as a miss. */
+static uint64_t verify_hit(struct gild_ingest *ingest, uint64_t place, const void *block) {
+    const struct pack *pack = NULL;
+    if (!place || !ingest->twins)
+        return place;
+    for (uint32_t i = 0; i < ingest->rolled_count && !pack; i++)
+        if (ingest->pack_ids[i] == gild_place_pack_id(place))
+            pack = ingest->rolled[i];
+    if (twins_same(ingest->twins, pack, place, block))
+        return place;
+    ingest->hits_refused++;
+    return 0;
+}
+
 /* Asks the sealed packs for what own does not have; place[i] stays 0 for the rest. */
 static void find_sealed(struct gild_ingest *ingest, const struct batch *batch, uint64_t *place) {
     uint8_t ask[BATCH_BLOCKS][GILD_FINGERPRINT_BYTES];
@@ -252,7 +273,7 @@ static void find_sealed(struct gild_ingest *ingest, const struct batch *batch, u
         pack_find_many(ingest->rolled[i], asked, open, answer);
     set_find_many(ingest->packs, &ingest->hot, asked, open, answer);
     for (uint32_t i = 0; i < open; i++)
-        place[from[i]] = answer[i];
+        place[from[i]] = verify_hit(ingest, answer[i], batch->block[from[i]]);
 }
 
 static int place_batch(struct gild_ingest *ingest, struct batch *batch) {
@@ -313,6 +334,8 @@ int gild_ingest_create(struct gild_ingest **out, struct gild_packs *packs,
     ingest->groups = aligned_alloc(64, ingest->group_depth * sizeof *ingest->groups);
     int err =
         ingest->batches && ingest->groups ? pool_create(&ingest->pool, options->threads) : -ENOMEM;
+    if (!err && options->verify)
+        err = twins_create(&ingest->twins, packs, options->copy, options->context);
     if (err) {
         gild_ingest_destroy(ingest, false);
         return gild_fail(error, GILD_FAILED, -err,
@@ -386,6 +409,7 @@ void gild_ingest_get_totals(const struct gild_ingest *ingest, struct gild_ingest
     totals->blocks_in = ingest->blocks_in;
     totals->blocks_new = ingest->blocks_new;
     totals->frame_bytes = ingest->frame_bytes;
+    totals->hits_refused = ingest->hits_refused;
     totals->pack_count = ingest->rolled_count;
     totals->pack_ids = ingest->pack_ids;
 }
@@ -410,6 +434,7 @@ void gild_ingest_destroy(struct gild_ingest *ingest, bool keep) {
             take_back(ingest, i);
     }
     own_fini(&ingest->own);
+    twins_destroy(ingest->twins);
     free(ingest->rolled);
     free(ingest->pack_ids);
     free(ingest->groups);

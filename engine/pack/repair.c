@@ -14,8 +14,8 @@
  * nothing is changed. If the survey finds nothing that a new file would better, none is written.
  *
  * Blocking, one thread; readers go on. Failure modes: no space, I/O errors: the ".new" file is
- * unlinked and the old one stays. A crash leaves the old file (and a ".new" that the next open
- * removes) or the new one. */
+ * unlinked and the old one stays. A crash leaves the old file (and a ".new" that the next open or
+ * the next rewriting removes) or the new one. */
 #include <errno.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -24,14 +24,14 @@
 
 #include "codec/hash.h"
 #include "codec/zstd.h"
-#include "pack/writer.h"
+#include "pack/replace.h"
 
 #define LEVEL 2
 
 enum state { GOOD, BAD, UNKNOWN /* not even where its frame is */ };
 
 struct group {
-    struct gild_pack_frame frame; /* blocks: also of an UNKNOWN one */
+    struct gild_pack_frame frame; /* slots: also of an UNKNOWN one */
     uint8_t state;
     bool healed;
 };
@@ -45,8 +45,9 @@ struct mend {
     struct pack_print *print; /* by group << 4 | slot */
     uint8_t *has;             /* the same: 1 if the fingerprint is known */
     bool structure;           /* something but the content of groups is damaged */
+    bool all_prints;          /* each block's fingerprint is known */
     uint64_t end;             /* of the last frame, 0 if not known */
-    uint8_t *cover, *out, *other, *packed;
+    uint8_t *cover, *out, *other;
 };
 
 static int take(struct mend *m, void *buffer, size_t length, uint64_t offset) {
@@ -74,7 +75,7 @@ static void survey_edges(struct mend *m) {
         if (pack_read(m->pack->direct_fd, m->cover, GILD_PACK_PAGE_BYTES,
                       i ? l->footer_offset : 0) != 0 ||
             pack_head_verify(head, magics[i], m->packs->store_id, m->pack->id) != 0 ||
-            head->generation != m->pack->generation)
+            head->generation != m->pack->generation || head->incompatible != m->pack->features)
             m->structure = true;
     }
     const struct pack_footer *footer = (const struct pack_footer *)m->cover;
@@ -117,21 +118,21 @@ static int survey_prints(struct mend *m) {
             known++;
         }
     }
-    m->structure = m->structure || known != l->blocks;
+    m->all_prints = known == l->blocks;
+    m->structure = m->structure || !m->all_prints;
     return 0;
 }
 
 /* ---- survey: groups -------------------------------------------------------------------------- */
 
-/* Blocks of a group as the fingerprints know them; 0 if there is a hole among them. */
-static uint32_t blocks_by_prints(const struct mend *m, uint32_t group) {
-    uint32_t n = 0, known = 0;
+/* Slots of a group as the fingerprints know them; none if there is a hole among them that nothing
+ * explains. */
+static uint16_t slots_by_prints(const struct mend *m, uint32_t group) {
+    uint16_t slots = 0;
     for (uint32_t slot = 0; slot < GILD_GROUP_BLOCKS; slot++)
-        if (m->has[group << 4 | slot]) {
-            known++;
-            n = slot + 1;
-        }
-    return n == known ? n : 0;
+        slots |= (uint16_t)(m->has[group << 4 | slot] << slot);
+    bool hole = slots & (slots + 1);
+    return hole && !(m->pack->features & PACK_DROPS) ? 0 : slots;
 }
 
 static bool right_block(const struct mend *m, uint32_t group, uint32_t slot, const void *block) {
@@ -142,9 +143,11 @@ static bool right_block(const struct mend *m, uint32_t group, uint32_t slot, con
 
 /* strict: each block must have its fingerprint. Otherwise one that has none stands by its frame's
  * check. */
-static bool right_content(const struct mend *m, uint32_t group, uint32_t blocks, const uint8_t *out,
+static bool right_content(const struct mend *m, uint32_t group, uint16_t slots, const uint8_t *out,
                           bool strict) {
-    for (uint32_t slot = 0; slot < blocks; slot++) {
+    for (uint32_t slot = 0; slot < GILD_GROUP_BLOCKS; slot++) {
+        if (!(slots >> slot & 1))
+            continue;
         if (!m->has[group << 4 | slot]) {
             if (strict)
                 return false;
@@ -162,17 +165,29 @@ static int read_known(struct mend *m, uint32_t number) {
     if (!err)
         err = gild_pack_decode(m->cover + (frame->file_offset - frame->read_offset), frame,
                                m->pack->id, number, m->out);
-    if (!err && !right_content(m, number, frame->blocks, m->out, false))
+    if (!err && !right_content(m, number, frame->slots, m->out, false))
         err = -EBADMSG;
     return err;
 }
 
-static void set_frame(struct gild_pack_frame *frame, uint64_t offset, uint32_t bytes) {
+/* What is known of a group's slots without its entry: trailing ones that were dropped are nobody's,
+ * so they need not be known. */
+static void set_slots(struct gild_pack_frame *frame, uint16_t slots) {
+    uint16_t below = slots;
+    for (unsigned shift = 1; shift < GILD_GROUP_BLOCKS; shift *= 2)
+        below |= below >> shift;
+    frame->slots = slots;
+    frame->dropped = slots ? below & (uint16_t)~slots : 1;
+}
+
+static void set_frame(struct mend *m, uint32_t number, uint64_t offset, const void *bytes,
+                      size_t length) {
+    struct gild_pack_frame *frame = &m->group[number].frame;
     frame->file_offset = offset;
-    frame->bytes = bytes;
-    frame->read_offset = offset & ~(uint64_t)(GILD_PACK_PAGE_BYTES - 1);
-    uint64_t end = (offset + bytes + GILD_PACK_PAGE_BYTES - 1) / GILD_PACK_PAGE_BYTES;
-    frame->read_bytes = (uint32_t)(end * GILD_PACK_PAGE_BYTES - frame->read_offset);
+    frame->bytes = (uint32_t)length;
+    frame->check = pack_frame_check(bytes, length, m->pack->id, number);
+    pack_frame_cover(frame);
+    m->group[number].state = GOOD;
 }
 
 /* A group whose entry is lost: its frame must begin where the one before ended, and its blocks must
@@ -180,12 +195,17 @@ static void set_frame(struct gild_pack_frame *frame, uint64_t offset, uint32_t b
 static int make_out(struct mend *m, uint32_t number) {
     const struct pack_layout *l = &m->pack->layout;
     struct group *group = &m->group[number];
-    uint32_t blocks = blocks_by_prints(m, number);
+    uint16_t slots = slots_by_prints(m, number);
     uint64_t start = m->end;
+    if (!slots && m->all_prints && m->pack->features & PACK_DROPS) {
+        set_slots(&group->frame, 0);
+        set_frame(m, number, start, "", 0);
+        return 0;
+    }
     group->state = UNKNOWN;
-    group->frame.blocks = blocks ? blocks : GILD_GROUP_BLOCKS;
+    set_slots(&group->frame, slots ? slots : pack_slots(GILD_GROUP_BLOCKS));
     m->end = 0;
-    if (!start || !blocks || start >= l->frames_end)
+    if (!start || !slots || start >= l->frames_end)
         return 0;
     uint64_t first = start & ~(uint64_t)(GILD_PACK_PAGE_BYTES - 1), length = PACK_COVER_BYTES;
     if (length > l->table_offset - first)
@@ -195,21 +215,22 @@ static int make_out(struct mend *m, uint32_t number) {
         return ends(err) ? err : 0;
     const uint8_t *bytes = m->cover + (start - first);
     size_t room = (size_t)(length - (start - first)), frame_bytes, content_bytes;
-    uint32_t whole = blocks * PACK_BLOCK_BYTES;
+    uint32_t whole = pack_count(slots) * PACK_BLOCK_BYTES;
     if (gild_zstd_measure(bytes, room, &frame_bytes, &content_bytes) == 0 &&
         content_bytes == whole && frame_bytes < whole && start + frame_bytes <= l->frames_end) {
         m->end = start + frame_bytes; /* right or wrong: what follows proves itself */
-        if (gild_zstd_decompress(m->out, whole, bytes, frame_bytes) == (ssize_t)whole &&
-            right_content(m, number, blocks, m->out, true))
-            group->state = GOOD;
-    } else if (room >= whole && right_content(m, number, blocks, bytes, true)) {
-        frame_bytes = whole;
+        if (gild_zstd_decompress(m->out, whole, bytes, frame_bytes) != (ssize_t)whole)
+            return 0;
+        pack_spread(m->out, slots);
+        if (right_content(m, number, slots, m->out, true))
+            set_frame(m, number, start, bytes, frame_bytes);
+    } else if (room >= whole) {
+        memcpy(m->out, bytes, whole);
+        pack_spread(m->out, slots);
+        if (!right_content(m, number, slots, m->out, true))
+            return 0;
         m->end = start + whole;
-        group->state = GOOD;
-    }
-    if (group->state == GOOD) {
-        set_frame(&group->frame, start, (uint32_t)frame_bytes);
-        group->frame.check = pack_frame_check(bytes, frame_bytes, m->pack->id, number);
+        set_frame(m, number, start, bytes, whole);
     }
     return 0;
 }
@@ -227,7 +248,8 @@ static int survey_groups(struct mend *m) {
             err = take(m, page, sizeof page, l->table_offset + (uint64_t)at * sizeof page);
             if (ends(err))
                 return err;
-            whole = !err && gild_pack_table_verify(page, m->pack->id, at) == 0;
+            whole = !err && gild_pack_table_verify(page, m->pack->id, at) == 0 &&
+                    ((const struct pack_table *)page)->features == m->pack->features;
         }
         if (!whole || gild_pack_table_entry(page, m->pack->id, number, index, &group->frame) != 0 ||
             group->frame.file_offset + group->frame.bytes > l->frames_end) {
@@ -254,9 +276,10 @@ static bool block_elsewhere(struct mend *m, uint32_t group, uint32_t slot) {
         return true;
     uint64_t place = set_find_elsewhere(m->packs, m->pack->id, print->fingerprint);
     const uint8_t *block = m->other + gild_place_slot(place) * PACK_BLOCK_BYTES;
+    uint16_t slots;
     if (!place ||
-        gild_pack_read_group(m->packs, gild_place_pack_id(place), gild_place_group(place),
-                             m->other) != 0 ||
+        gild_pack_read_group(m->packs, gild_place_pack_id(place), gild_place_group(place), m->other,
+                             &slots) != 0 ||
         !right_block(m, group, slot, block))
         return false;
     memcpy(into, block, PACK_BLOCK_BYTES);
@@ -265,14 +288,14 @@ static bool block_elsewhere(struct mend *m, uint32_t group, uint32_t slot) {
 
 /* Fills m->out with a group's content from a good copy. */
 static bool find_copy(struct mend *m, uint32_t number) {
-    uint32_t blocks = m->group[number].frame.blocks;
-    if (blocks_by_prints(m, number) != blocks)
+    uint16_t slots = m->group[number].frame.slots;
+    if (slots_by_prints(m, number) != slots)
         return false;
     if (m->repair->copy && m->repair->copy(m->repair->context, m->pack->id, number, m->out) &&
-        right_content(m, number, blocks, m->out, true))
+        right_content(m, number, slots, m->out, true))
         return true;
-    for (uint32_t slot = 0; slot < blocks; slot++)
-        if (!block_elsewhere(m, number, slot))
+    for (uint32_t slot = 0; slot < GILD_GROUP_BLOCKS; slot++)
+        if (slots >> slot & 1 && !block_elsewhere(m, number, slot))
             return false;
     return true;
 }
@@ -305,15 +328,9 @@ static int search(struct mend *m) {
 
 /* ---- write ----------------------------------------------------------------------------------- */
 
-static int write_content(struct mend *m, struct pack_writer *writer, uint32_t number) {
-    size_t whole = m->group[number].frame.blocks * PACK_BLOCK_BYTES;
-    ssize_t bytes = gild_zstd_compress(m->packed, whole - 1, m->out, whole, LEVEL);
-    if (bytes < 0)
-        return (int)bytes;
-    const uint8_t *frame = bytes ? m->packed : m->out;
-    uint32_t length = bytes ? (uint32_t)bytes : (uint32_t)whole;
-    return writer_frame(writer, frame, length, m->group[number].frame.blocks,
-                        pack_frame_check(frame, length, m->pack->id, number));
+static int write_frame(struct pack_writer *writer, const void *bytes, uint32_t length,
+                       const struct gild_pack_frame *frame, uint64_t check) {
+    return writer_frame(writer, bytes, length, pack_count(frame->slots), frame->dropped, check);
 }
 
 /* A lost group keeps its bytes under the check that they fail; one whose bytes are lost too gets
@@ -327,11 +344,11 @@ static int write_lost(struct mend *m, struct pack_writer *writer, uint32_t numbe
         if (ends(err))
             return err;
         if (!err)
-            return writer_frame(writer, m->cover + (frame->file_offset - frame->read_offset),
-                                frame->bytes, frame->blocks, frame->check);
+            return write_frame(writer, m->cover + (frame->file_offset - frame->read_offset),
+                               frame->bytes, frame, frame->check);
     }
-    return writer_frame(writer, nothing, 1, frame->blocks,
-                        ~pack_frame_check(nothing, 1, m->pack->id, number));
+    return write_frame(writer, nothing, sizeof nothing, frame,
+                       ~pack_frame_check(nothing, 1, m->pack->id, number));
 }
 
 static int write_group(struct mend *m, struct pack_writer *writer, uint32_t number) {
@@ -339,23 +356,25 @@ static int write_group(struct mend *m, struct pack_writer *writer, uint32_t numb
     if (group->state == GOOD) {
         int err = read_known(m, number);
         return err ? err
-                   : writer_frame(writer,
-                                  m->cover + (group->frame.file_offset - group->frame.read_offset),
-                                  group->frame.bytes, group->frame.blocks, group->frame.check);
+                   : write_frame(writer,
+                                 m->cover + (group->frame.file_offset - group->frame.read_offset),
+                                 group->frame.bytes, &group->frame, group->frame.check);
     }
     if (!group->healed)
         return write_lost(m, writer, number);
-    return find_copy(m, number) ? write_content(m, writer, number) : -EAGAIN;
+    if (!find_copy(m, number))
+        return -EAGAIN;
+    return writer_group(writer, m->out, group->frame.slots, group->frame.dropped, LEVEL);
 }
 
 /* The fingerprints that are missing: of what can be read, its own; of what is lost for good, one
  * that no content has. */
 static int add_prints(struct mend *m, uint32_t number) {
-    for (uint32_t slot = 0; slot < m->group[number].frame.blocks; slot++) {
+    bool readable = m->group[number].state == GOOD || m->group[number].healed;
+    for (uint32_t slot = 0; slot < GILD_GROUP_BLOCKS; slot++) {
         uint32_t where = number << 4 | slot;
         uint32_t nobody[2] = {m->pack->id, where};
-        bool readable = m->group[number].state == GOOD || m->group[number].healed;
-        if (m->has[where])
+        if (!(m->group[number].frame.slots >> slot & 1) || m->has[where])
             continue;
         int err =
             gild_sha256(readable ? (const void *)(m->out + slot * PACK_BLOCK_BYTES) : nobody,
@@ -378,66 +397,48 @@ static int write_all(struct mend *m, struct pack_writer *writer) {
     }
     /* What no block has any more (a fingerprint page that lied) is left out. */
     for (uint32_t where = 0; where < groups << 4 && !err; where++)
-        if (m->has[where] && (where & 15) < m->group[where >> 4].frame.blocks)
+        if (m->has[where] && m->group[where >> 4].frame.slots >> (where & 15) & 1)
             m->print[count++] = m->print[where];
     return err ? err : writer_finish(writer, m->print, count);
 }
 
-/* ---- read back, rename, swap ----------------------------------------------------------------- */
-
-struct proof {
-    const struct gild_pack_repaired *result;
-    bool worse;
-};
+/* ---- in place of the old one ------------------------------------------------------------------
+ */
 
 static int by_number(const void *a, const void *b) {
     uint32_t x = *(const uint32_t *)a, y = *(const uint32_t *)b;
     return x < y ? -1 : x > y;
 }
 
-static void prove(void *context, const struct gild_pack_fault *fault) {
-    struct proof *proof = context;
-    const struct gild_pack_repaired *r = proof->result;
-    if (fault->groups != 1 || !r->lost_count ||
-        !bsearch(&fault->first_group, r->lost, r->lost_count, sizeof *r->lost, by_number))
-        proof->worse = true;
+static bool known_lost(void *context, const struct pack *made, uint32_t group) {
+    const struct gild_pack_repaired *r = ((const struct mend *)context)->result;
+    (void)made;
+    return r->lost_count && bsearch(&group, r->lost, r->lost_count, sizeof *r->lost, by_number);
 }
 
-static int replace(struct mend *m, struct pack_writer *writer) {
-    char path[PATH_MAX];
-    struct gild_error ignored;
-    struct pack *made;
-    struct proof proof = {m->result, false};
-    const struct gild_pack_look look = {.deep = true, .found = prove, .context = &proof};
-    set_path(m->packs, m->pack->id, false, path);
-    int err = pack_open(&made, path, m->packs->store_id, m->pack->id, &ignored);
-    if (err)
-        return err;
-    err = pack_check(m->packs, made, &look);
-    err = err && err != -EUCLEAN ? err : proof.worse ? -EIO : 0;
-    if (!err)
-        err = pack_mark_lost(made, m->result->lost, m->result->lost_count);
-    if (!err)
-        err = writer_publish(writer);
-    if (!err)
-        err = set_sync_folder(m->packs);
-    if (err) {
-        pack_close(made);
-        return err;
-    }
-    m->result->old = (struct gild_pack_old *)set_swap(m->packs, made);
-    m->result->rewritten = true;
-    return 0;
+static int note_lost(void *context) {
+    const struct mend *m = context;
+    const struct gild_pack_repair *repair = m->repair;
+    return repair->lost
+               ? repair->lost(repair->context, m->pack->id, m->result->lost, m->result->lost_count)
+               : 0;
 }
 
 static int rewrite(struct mend *m) {
+    const struct pack_replacing how = {.allowed = known_lost,
+                                       .ready = note_lost,
+                                       .context = m,
+                                       .lost = m->result->lost,
+                                       .lost_count = m->result->lost_count};
     struct pack_writer *writer;
-    int err = writer_create(&writer, m->packs, m->pack->id, m->pack->generation + 1);
+    int err =
+        writer_create(&writer, m->packs, m->pack->id, m->pack->generation + 1, m->pack->features);
     if (err)
         return err;
     err = write_all(m, writer);
     if (!err)
-        err = replace(m, writer);
+        err = pack_replace(m->packs, m->pack->id, writer, &how, &m->result->old);
+    m->result->rewritten = !err;
     writer_destroy(writer);
     return err;
 }
@@ -450,8 +451,7 @@ static int repair(struct mend *m) {
     m->cover = aligned_alloc(GILD_PACK_PAGE_BYTES, PACK_COVER_BYTES);
     m->out = malloc(GILD_GROUP_BYTES);
     m->other = malloc(GILD_GROUP_BYTES);
-    m->packed = malloc(GILD_GROUP_BYTES);
-    if (!m->group || !m->print || !m->has || !m->cover || !m->out || !m->other || !m->packed)
+    if (!m->group || !m->print || !m->has || !m->cover || !m->out || !m->other)
         return -ENOMEM;
     survey_edges(m);
     int err = survey_prints(m);
@@ -490,6 +490,5 @@ int gild_pack_repair(struct gild_packs *packs, uint32_t pack_id,
     free(mend.cover);
     free(mend.out);
     free(mend.other);
-    free(mend.packed);
     return err;
 }

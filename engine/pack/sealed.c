@@ -75,7 +75,7 @@ static int open_files(struct pack *pack, const char *path, uint64_t *size) {
 
 static int verify_footer(struct pack *pack, const struct pack_footer *footer, uint64_t size) {
     struct pack_layout *l = &pack->layout;
-    int err = pack_layout(footer->groups, footer->blocks, footer->frames_end, l);
+    int err = pack_layout(footer->groups, footer->blocks, footer->frames_end, pack->features, l);
     if (err)
         return err;
     if (l->file_bytes != size || footer->table_offset != l->table_offset ||
@@ -116,6 +116,7 @@ static int open_verified(struct pack *pack, const char *path, const uint8_t stor
     if (err)
         return err;
     pack->generation = ((const struct pack_header *)page)->head.generation;
+    pack->features = ((const struct pack_header *)page)->head.incompatible;
     err = pack_read(pack->direct_fd, page, sizeof page, size - sizeof page);
     if (!err)
         err = pack_head_verify(page, PACK_FOOTER_MAGIC, store_id, pack->id);
@@ -123,6 +124,8 @@ static int open_verified(struct pack *pack, const char *path, const uint8_t stor
         return err;
     memcpy(&footer, page, sizeof footer);
     if (footer.head.generation != pack->generation)
+        return -EUCLEAN;
+    if (footer.head.incompatible != pack->features)
         return -EUCLEAN;
     err = verify_footer(pack, &footer, size);
     return err ? err : load_index(pack, footer.index_check);
@@ -157,8 +160,10 @@ static int find_layout(struct pack *pack, uint64_t size, void *page) {
             gild_pack_table_verify(page, pack->id, table->page) != 0)
             continue;
         uint64_t groups = (uint64_t)table->page * PACK_TABLE_ENTRIES + table->count;
+        pack->features = table->features;
         if (groups > PACK_GROUPS_MAX || blocks > UINT32_MAX ||
-            pack_layout((uint32_t)groups, (uint32_t)blocks, table->frames_end, &pack->layout) ||
+            pack_layout((uint32_t)groups, (uint32_t)blocks, table->frames_end, table->features,
+                        &pack->layout) ||
             pack->layout.file_bytes != size ||
             pack->layout.table_offset + (uint64_t)table->page * GILD_PACK_PAGE_BYTES != at)
             return -EUCLEAN;
@@ -187,8 +192,10 @@ static int salvage(struct pack *pack, const char *path, const uint8_t store_id[1
         err = -ESTALE;
     if (err)
         return err;
-    if (pack_head_verify(page, PACK_HEADER_MAGIC, store_id, pack->id) == 0)
+    if (pack_head_verify(page, PACK_HEADER_MAGIC, store_id, pack->id) == 0) {
         pack->generation = head->generation;
+        pack->features = head->incompatible;
+    }
     err = pack_read(pack->direct_fd, page, sizeof page, size - sizeof page);
     if (!err && foreign(page, PACK_FOOTER_MAGIC, pack, store_id))
         err = -ESTALE;
@@ -198,8 +205,11 @@ static int salvage(struct pack *pack, const char *path, const uint8_t store_id[1
     bool whole = pack_head_verify(page, PACK_FOOTER_MAGIC, store_id, pack->id) == 0;
     if (whole && footer.head.generation > pack->generation)
         pack->generation = footer.head.generation;
+    if (whole)
+        pack->features = footer.head.incompatible;
     bool known =
-        pack_layout(footer.groups, footer.blocks, footer.frames_end, &pack->layout) == 0 &&
+        pack_layout(footer.groups, footer.blocks, footer.frames_end, pack->features,
+                    &pack->layout) == 0 &&
         (whole ? pack->layout.file_bytes == size : layout_fits(pack, &pack->layout, size, page));
     err = known ? 0 : find_layout(pack, size, page);
     return !err && whole ? load_index(pack, footer.index_check) : err;
@@ -267,7 +277,7 @@ void pack_release(struct pack *pack) {
 }
 
 int pack_read_group(const struct pack *pack, uint32_t group, void *cover, void *out,
-                    uint32_t *blocks) {
+                    uint16_t *slots) {
     struct gild_pack_frame frame;
     uint32_t number = group / PACK_TABLE_ENTRIES;
     if (group >= pack->layout.groups)
@@ -284,7 +294,7 @@ int pack_read_group(const struct pack *pack, uint32_t group, void *cover, void *
         err = gild_pack_decode((uint8_t *)cover + (frame.file_offset - frame.read_offset), &frame,
                                pack->id, group, out);
     if (!err)
-        *blocks = frame.blocks;
+        *slots = frame.slots;
     return err;
 }
 
@@ -368,7 +378,7 @@ unsigned pack_find_many(struct pack *pack, const uint8_t (*fingerprints)[GILD_FI
                         unsigned count, uint64_t *places) {
     uint64_t blocks = pack->layout.filter_blocks;
     unsigned found = 0;
-    if (!pack->filter)
+    if (!pack->filter || atomic_load_explicit(&pack->unindexed, memory_order_relaxed))
         return 0;
     /* With many packs each question is a cache miss: all are begun before one is waited for. */
     for (unsigned i = 0; i < count; i++)

@@ -131,12 +131,17 @@ int set_insert(struct gild_packs *packs, struct pack *pack) {
     return err;
 }
 
-struct pack *set_swap(struct gild_packs *packs, struct pack *pack) {
+struct pack *set_swap(struct gild_packs *packs, struct pack *pack, bool keep_lost) {
     pthread_rwlock_wrlock(&packs->lock);
     set_slot *leaf =
         atomic_load_explicit(&packs->leaf[pack->id >> SET_LEAF_BITS], memory_order_relaxed);
     struct pack *old = atomic_exchange(&leaf[pack->id & (SET_LEAF_SIZE - 1)], pack);
     packs->list[list_position(packs, pack->id)] = pack;
+    atomic_store(&pack->unindexed, atomic_load(&old->unindexed));
+    if (keep_lost) { /* nobody asks the old one any more */
+        pack->lost = old->lost;
+        old->lost = NULL;
+    }
     pthread_rwlock_unlock(&packs->lock);
     return old;
 }
@@ -177,6 +182,15 @@ int gild_packs_set_lost(struct gild_packs *packs, uint32_t pack_id, const uint32
     int err = pack ? pack_mark_lost(pack, groups, count) : -ENOENT;
     pthread_rwlock_unlock(&packs->lock);
     return err;
+}
+
+int gild_packs_set_indexed(struct gild_packs *packs, uint32_t pack_id, bool indexed) {
+    pthread_rwlock_wrlock(&packs->lock);
+    struct pack *pack = set_get(packs, pack_id);
+    if (pack)
+        atomic_store(&pack->unindexed, !indexed);
+    pthread_rwlock_unlock(&packs->lock);
+    return pack ? 0 : -ENOENT;
 }
 
 void gild_pack_let_go(struct gild_pack_old *old) {

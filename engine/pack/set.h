@@ -47,8 +47,10 @@ struct pack *set_get(struct gild_packs *packs, uint32_t pack_id);
 struct pack *set_hold(struct gild_packs *packs, uint32_t pack_id);
 
 /* Puts a rewritten pack in the place of the one with its number, which is returned: readers may
- * still be in it. */
-struct pack *set_swap(struct gild_packs *packs, struct pack *pack);
+ * still be in it. Whether lookups pass it by stays as it was; keep_lost: which groups are lost,
+ * too.
+ */
+struct pack *set_swap(struct gild_packs *packs, struct pack *pack, bool keep_lost);
 
 /* Finds a content in any pack but one. The place or 0. Blocking. */
 uint64_t set_find_elsewhere(struct gild_packs *packs, uint32_t but,

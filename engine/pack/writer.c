@@ -16,6 +16,7 @@
 #include <unistd.h>
 
 #include "codec/hash.h"
+#include "codec/zstd.h"
 #include "io/file.h"
 
 #define BUFFER_BYTES (1u << 20)
@@ -23,6 +24,7 @@
 struct pack_writer {
     struct gild_packs *packs;
     uint32_t pack_id, generation;
+    uint64_t features;
     int fd;
     bool sealed;
     uint64_t offset; /* of the buffer in the file */
@@ -30,10 +32,11 @@ struct pack_writer {
     struct pack_entry *entry;
     uint32_t groups, room;
     uint8_t *buffer;
+    uint8_t *gathered, *packed; /* of one group, made by the first writer_group */
 };
 
 int writer_create(struct pack_writer **out, struct gild_packs *packs, uint32_t pack_id,
-                  uint32_t generation) {
+                  uint32_t generation, uint64_t features) {
     char path[PATH_MAX];
     struct pack_writer *w = calloc(1, sizeof *w);
     if (!w)
@@ -46,7 +49,11 @@ int writer_create(struct pack_writer **out, struct gild_packs *packs, uint32_t p
     w->packs = packs;
     w->pack_id = pack_id;
     w->generation = generation;
+    w->features = features;
     set_path(packs, pack_id, false, path);
+    /* Of a rewrite that was broken off: no open has removed it, if that open does this one. */
+    if (generation > 1)
+        unlink(path);
     int flags = O_WRONLY | O_CREAT | O_EXCL | O_CLOEXEC;
     w->fd = open(path, flags | O_DIRECT, 0600);
     if (w->fd < 0 && errno == EINVAL) {
@@ -62,7 +69,8 @@ int writer_create(struct pack_writer **out, struct gild_packs *packs, uint32_t p
     }
     struct pack_header *header = (struct pack_header *)w->buffer;
     memset(header, 0, sizeof *header);
-    pack_head_fill(&header->head, PACK_HEADER_MAGIC, packs->store_id, pack_id, generation);
+    pack_head_fill(&header->head, PACK_HEADER_MAGIC, packs->store_id, pack_id, generation,
+                   features);
     header->check = pack_edge_check(header, pack_id);
     w->filled = sizeof *header;
     *out = w;
@@ -94,7 +102,7 @@ static int append(struct pack_writer *w, const void *data, size_t length) {
 }
 
 int writer_frame(struct pack_writer *w, const void *frame, uint32_t bytes, uint32_t blocks,
-                 uint64_t check) {
+                 uint16_t dropped, uint64_t check) {
     if (w->groups == w->room) {
         uint32_t room = w->room ? w->room * 2 : 1024;
         struct pack_entry *entry = realloc(w->entry, room * sizeof *entry);
@@ -108,9 +116,30 @@ int writer_frame(struct pack_writer *w, const void *frame, uint32_t bytes, uint3
         .check = check,
         .bytes = bytes,
         .blocks = (uint8_t)blocks,
-        .flags = bytes == blocks * PACK_BLOCK_BYTES ? PACK_FLAG_RAW : 0,
+        .flags = blocks && bytes == blocks * PACK_BLOCK_BYTES ? PACK_FLAG_RAW : 0,
+        .dropped = dropped,
     };
     return append(w, frame, bytes);
+}
+
+int writer_group(struct pack_writer *w, const void *group, uint16_t slots, uint16_t dropped,
+                 int level) {
+    uint32_t blocks = pack_count(slots);
+    size_t whole = (size_t)blocks * PACK_BLOCK_BYTES;
+    if (!w->gathered)
+        w->gathered = malloc(GILD_GROUP_BYTES);
+    if (!w->packed)
+        w->packed = malloc(GILD_GROUP_BYTES);
+    if (!w->gathered || !w->packed)
+        return -ENOMEM;
+    pack_gather(w->gathered, group, slots);
+    ssize_t bytes = whole ? gild_zstd_compress(w->packed, whole - 1, w->gathered, whole, level) : 0;
+    if (bytes < 0)
+        return (int)bytes;
+    const uint8_t *frame = bytes ? w->packed : w->gathered;
+    uint32_t length = bytes ? (uint32_t)bytes : (uint32_t)whole;
+    return writer_frame(w, frame, length, blocks, dropped,
+                        pack_frame_check(frame, length, w->pack_id, w->groups));
 }
 
 uint64_t writer_frame_end(const struct pack_writer *w, uint32_t group) {
@@ -128,6 +157,7 @@ static int append_table(struct pack_writer *w, uint64_t frames_end) {
         page.page = first / PACK_TABLE_ENTRIES;
         page.count = rest < PACK_TABLE_ENTRIES ? rest : PACK_TABLE_ENTRIES;
         page.frames_end = frames_end;
+        page.features = w->features;
         memcpy(page.entry, &w->entry[first], page.count * sizeof page.entry[0]);
         page.check = pack_page_check(&page, w->pack_id, page.page);
         err = append(w, &page, sizeof page);
@@ -189,7 +219,8 @@ static int append_footer(struct pack_writer *w, const struct pack_layout *l, uin
         .filter_blocks = l->filter_blocks,
         .index_check = index_check,
     };
-    pack_head_fill(&footer.head, PACK_FOOTER_MAGIC, w->packs->store_id, w->pack_id, w->generation);
+    pack_head_fill(&footer.head, PACK_FOOTER_MAGIC, w->packs->store_id, w->pack_id, w->generation,
+                   w->features);
     footer.check = pack_edge_check(&footer, w->pack_id);
     return append(w, &footer, sizeof footer);
 }
@@ -198,7 +229,7 @@ int writer_finish(struct pack_writer *w, struct pack_print *prints, uint32_t cou
     static const uint8_t zeroes[GILD_PACK_PAGE_BYTES];
     struct pack_layout layout;
     uint64_t index_check = 0, frames_end = w->offset + w->filled;
-    int err = pack_layout(w->groups, count, frames_end, &layout);
+    int err = pack_layout(w->groups, count, frames_end, w->features, &layout);
     if (err)
         return err;
     qsort(prints, count, sizeof *prints, compare);
@@ -241,6 +272,8 @@ void writer_destroy(struct pack_writer *w) {
         unlink(path);
     }
     free(w->entry);
+    free(w->gathered);
+    free(w->packed);
     free(w->buffer);
     free(w);
 }

@@ -12,8 +12,10 @@
 #include <string.h>
 
 #include "base/checked.h"
+#include "disk/quota.h"
 #include "disk/store.h"
 #include "map/node.h"
+#include "vdi/limits.h"
 #include "vdi/lookup.h"
 
 #define COUNT_MAX 100000u
@@ -77,6 +79,8 @@ int vdi_make_clones(struct gild_txn *txn, const struct vdi_clones *clones,
     if (!delta)
         return vdi_catalog_failed(error, -ENOMEM, image->name);
     int result = check_size(&size_bytes, image, version, error);
+    if (result == 0)
+        result = vdi_check_promise(txn, clones->capacity_bytes, clones->count, size_bytes, error);
     if (result == 0 && (result = gild_txn_next_id(txn, "delta", clones->count, &first)))
         vdi_catalog_failed(error, result, image->name);
     memcpy(desktop.image, image->name, sizeof desktop.image);
@@ -150,7 +154,8 @@ int gild_desktop_create(struct gild_store *store, const struct gild_desktop_crea
                         uint32_t *made, struct gild_error *error) {
     struct gild_name_pattern pattern;
     struct vdi_clones clones = {.pool = request->pool ? request->pool : "",
-                                .size_bytes = request->size_bytes};
+                                .size_bytes = request->size_bytes,
+                                .capacity_bytes = gild_store_capacity(store)};
     struct gild_reference image;
     struct gild_rec_version version;
     struct gild_txn *txn;
@@ -178,6 +183,8 @@ int gild_desktop_create(struct gild_store *store, const struct gild_desktop_crea
     if (result)
         return vdi_catalog_failed(error, result, "can not make desktops");
     *made = clones.count;
+    if (clones.pool[0]) /* it may have a quota */
+        gild_store_limits_changed(store);
     return 0;
 }
 
@@ -235,13 +242,6 @@ static int check_closed(struct gild_store *store, struct vdi_desktops *desktops,
                      names);
 }
 
-static void count_freed(const struct vdi_desktops *desktops, struct gild_freed *freed) {
-    *freed = (struct gild_freed){.desktops = desktops->count, .disks = desktops->count};
-    for (size_t i = 0; i < desktops->count; i++)
-        freed->blocks += desktops->items[i].delta_blocks;
-    freed->bytes = freed->blocks * GILD_BLOCK_BYTES;
-}
-
 static bool same_disks(const struct vdi_desktops *a, const struct vdi_desktops *b) {
     if (a->count != b->count)
         return false;
@@ -254,6 +254,7 @@ static bool same_disks(const struct vdi_desktops *a, const struct vdi_desktops *
 
 static int drop_one(struct gild_txn *txn, const struct gild_desktop_info *info,
                     struct gild_rec_delta *delta) {
+    const struct gild_rec_quota none = {0};
     int result = gild_rec_get_delta(txn, GILD_TABLE_DELTAS, info->record.os_delta, delta);
     if (result == 0)
         result = gild_rec_put_delta(txn, GILD_TABLE_DROPPED, info->record.os_delta, delta);
@@ -261,6 +262,8 @@ static int drop_one(struct gild_txn *txn, const struct gild_desktop_info *info,
         result = gild_rec_delete_u64(txn, GILD_TABLE_DELTAS, info->record.os_delta);
     if (result == 0)
         result = gild_txn_delete(txn, GILD_TABLE_DESKTOPS, info->name, strlen(info->name));
+    if (result == 0)
+        result = gild_rec_put_disk_quota(txn, info->record.os_delta, &none);
     return result;
 }
 
@@ -300,9 +303,14 @@ static int drop_all(struct gild_store *store, const char *select, const char *po
         if (result)
             vdi_catalog_failed(error, result, info->name);
     }
-    if (result == 0 && pool &&
-        (result = gild_txn_delete(txn, GILD_TABLE_POOLS, pool, strlen(pool))))
-        vdi_catalog_failed(error, result, pool);
+    if (result == 0 && pool) {
+        const struct gild_rec_quota none = {0};
+        result = gild_txn_delete(txn, GILD_TABLE_POOLS, pool, strlen(pool));
+        if (result == 0)
+            result = gild_rec_put_pool_quota(txn, pool, &none);
+        if (result)
+            vdi_catalog_failed(error, result, pool);
+    }
     if (result)
         gild_txn_abort(txn);
     else if ((result = gild_txn_commit(txn)))
@@ -327,9 +335,6 @@ static int try_delete(struct gild_store *store, const char *select, const char *
         result = check_closed(store, &desktops, error);
     if (result)
         goto out;
-    count_freed(&desktops, freed);
-    if (dry_run)
-        goto out;
     deltas = malloc((desktops.count + 1) * sizeof *deltas);
     if (!deltas) {
         result = vdi_catalog_failed(error, -ENOMEM, "can not delete desktops");
@@ -337,6 +342,10 @@ static int try_delete(struct gild_store *store, const char *select, const char *
     }
     for (size_t i = 0; i < desktops.count; i++)
         deltas[i] = desktops.items[i].record.os_delta;
+    *freed = (struct gild_freed){.desktops = desktops.count, .disks = desktops.count};
+    result = vdi_count_freed(store, deltas, desktops.count, 0, dry_run, freed, error);
+    if (result || dry_run)
+        goto out;
     result = gild_disk_hold(store, deltas, NULL, desktops.count, 0);
     if (result) { /* opened since we looked: look again, and say which */
         result =
@@ -347,6 +356,7 @@ static int try_delete(struct gild_store *store, const char *select, const char *
     gild_disk_unhold(store, deltas, NULL, desktops.count, 0);
     if (result == 0)
         gild_store_collect(store);
+    gild_store_limits_changed(store);
 out:
     free(deltas);
     vdi_desktops_free(&desktops);

@@ -130,73 +130,6 @@ int gild_image_show(struct gild_store *store, const char *reference, struct gild
 
 /* ---- delete ---------------------------------------------------------------------------------- */
 
-struct reached {
-    uint64_t map_id; /* the map that goes */
-    struct gild_rec_map *record;
-    uint32_t *packs; /* its packs, sorted; those that others reach are set to UINT32_MAX */
-    size_t count;
-};
-
-static int by_number(const void *a, const void *b) {
-    uint32_t x = *(const uint32_t *)a, y = *(const uint32_t *)b;
-    return (x > y) - (x < y);
-}
-
-static int strike_packs(void *context, const void *key, size_t key_length, const void *value,
-                        size_t length) {
-    struct reached *reached = context;
-    if (key_length != 8)
-        return -EUCLEAN;
-    if (gild_rec_key_u64(key) == reached->map_id)
-        return 0;
-    int result = gild_rec_map_decode(reached->record, value, length);
-    if (result)
-        return result;
-    qsort(reached->record->packs, reached->record->pack_count, sizeof(uint32_t), by_number);
-    size_t kept = 0;
-    for (size_t i = 0; i < reached->count; i++)
-        if (!bsearch(&reached->packs[i], reached->record->packs, reached->record->pack_count,
-                     sizeof(uint32_t), by_number))
-            reached->packs[kept++] = reached->packs[i];
-    reached->count = kept;
-    return 0;
-}
-
-/* Adds what the packs hold that only this map reaches. */
-static int count_freed_packs(struct gild_txn *txn, uint64_t map_id, struct gild_freed *freed) {
-    struct reached reached = {.map_id = map_id, .record = malloc(sizeof *reached.record)};
-    if (!reached.record)
-        return -ENOMEM;
-    int result = gild_rec_get_map(txn, map_id, reached.record);
-    if (result == 0 && reached.record->pack_count) {
-        reached.count = reached.record->pack_count;
-        reached.packs = malloc(reached.count * sizeof *reached.packs);
-        result = reached.packs ? 0 : -ENOMEM;
-        if (result == 0) {
-            memcpy(reached.packs, reached.record->packs, reached.count * sizeof *reached.packs);
-            result = gild_txn_scan(txn, GILD_TABLE_MAPS, NULL, 0, strike_packs, &reached);
-        }
-    }
-    for (size_t i = 0; i < reached.count && result == 0; i++) {
-        uint8_t key[4];
-        const void *value;
-        size_t length;
-        struct gild_rec_pack pack;
-        gild_put_be32(key, reached.packs[i]);
-        result = gild_txn_peek(txn, GILD_TABLE_PACKS, key, sizeof key, &value, &length);
-        if (result == 0)
-            result = gild_rec_pack_decode(&pack, value, length);
-        if (result == 0) {
-            freed->blocks += pack.blocks;
-            freed->bytes += pack.file_bytes;
-        }
-    }
-    free(reached.packs);
-    free(reached.record);
-    /* A version whose map's or pack's record is gone can still be deleted. */
-    return result == -ENOENT ? 0 : result;
-}
-
 struct standing {
     const struct gild_reference *version;
     struct vdi_desktops desktops; /* `room` is fixed: the first few */
@@ -270,37 +203,34 @@ static int busy_open(struct gild_store *store, const struct gild_reference *vers
                      version->version, door ? door : "a door");
 }
 
-/* All checks, and what would be freed. */
 static int plan_delete(struct gild_txn *txn, struct gild_reference *version,
-                       struct gild_rec_version *record, struct gild_freed *freed,
-                       struct gild_error *error) {
+                       struct gild_rec_version *record, struct gild_error *error) {
     int result = vdi_find_version(txn, version, record, error);
-    if (result == 0)
-        result = check_standing(txn, version, error);
-    if (result)
-        return result;
-    *freed = (struct gild_freed){.versions = 1, .disks = 1};
-    result = count_freed_packs(txn, record->map_id, freed);
-    return result ? vdi_catalog_failed(error, result, version->name) : 0;
+    return result ? result : check_standing(txn, version, error);
 }
 
 /* The map is held. */
 static int delete_version(struct gild_store *store, struct gild_reference *version, uint64_t map_id,
-                          struct gild_freed *freed, struct gild_error *error) {
+                          struct gild_error *error) {
     struct gild_rec_version record;
     uint8_t key[VDI_VERSION_KEY_BYTES];
     struct gild_txn *txn;
-    int result = gild_txn_begin(gild_store_catalog(store), true, &txn);
-    if (result)
+    struct gild_rec_map *map = malloc(sizeof *map);
+    int result = map ? gild_txn_begin(gild_store_catalog(store), true, &txn) : -ENOMEM;
+    if (result) {
+        free(map);
         return vdi_catalog_failed(error, result, version->name);
-    result = plan_delete(txn, version, &record, freed, error);
+    }
+    result = plan_delete(txn, version, &record, error);
     if (result == 0 && record.map_id != map_id)
         result = gild_fail(error, GILD_BUSY, EBUSY, "image %s@%u has just changed; try again",
                            version->name, version->version);
     if (result) {
         gild_txn_abort(txn);
+        free(map);
         return result;
     }
+    bool mapped = gild_rec_get_map(txn, map_id, map) == 0;
     size_t length = vdi_version_key(version->name, version->version, key);
     result = gild_txn_delete(txn, GILD_TABLE_VERSIONS, key, length);
     if (result == 0) {
@@ -312,6 +242,9 @@ static int delete_version(struct gild_store *store, struct gild_reference *versi
         gild_txn_abort(txn);
     else
         result = gild_txn_commit(txn);
+    if (result == 0 && mapped)
+        gild_store_note_unmapped(store, map); /* a hint: without it less is found dead */
+    free(map);
     return result ? vdi_catalog_failed(error, result, version->name) : 0;
 }
 
@@ -330,10 +263,13 @@ int gild_image_delete(struct gild_store *store, const char *reference, bool dry_
     result = gild_txn_begin(gild_store_catalog(store), false, &txn);
     if (result)
         return vdi_catalog_failed(error, result, version.name);
-    result = plan_delete(txn, &version, &record, freed, error);
+    result = plan_delete(txn, &version, &record, error);
     gild_txn_abort(txn);
     if (result == 0)
         result = busy_open(store, &version, record.map_id, error);
+    *freed = (struct gild_freed){.versions = 1, .disks = 1};
+    if (result == 0)
+        result = vdi_count_freed(store, NULL, 0, record.map_id, dry_run, freed, error);
     if (result || dry_run)
         return result;
     result = gild_disk_hold(store, NULL, &record.map_id, 0, 1);
@@ -342,7 +278,7 @@ int gild_image_delete(struct gild_store *store, const char *reference, bool dry_
                          version.version);
     if (result)
         return result == -EBUSY ? result : vdi_catalog_failed(error, result, version.name);
-    result = delete_version(store, &version, record.map_id, freed, error);
+    result = delete_version(store, &version, record.map_id, error);
     gild_disk_unhold(store, NULL, &record.map_id, 0, 1);
     if (result == 0)
         gild_store_collect(store);

@@ -75,10 +75,17 @@ struct vdi_clones {
     uint32_t count;
     const char *pool; /* "" = none */
     uint64_t size_bytes;
+    uint64_t capacity_bytes; /* of the store, asked before the transaction */
 };
 int vdi_make_clones(struct gild_txn *txn, const struct vdi_clones *clones,
                     const struct gild_reference *image, const struct gild_rec_version *version,
                     struct gild_error *error);
+
+/* Sets blocks and bytes: what goes if these deltas go, and this map (0: none). Where it can not be
+ * counted (a damaged map, a store that is too full for a checkpoint), that is an error only if it
+ * is all that was asked for: a deletion goes on, and then it is the deltas' own blocks. */
+int vdi_count_freed(struct gild_store *store, const uint64_t *deltas, size_t delta_count,
+                    uint64_t map_id, bool must, struct gild_freed *freed, struct gild_error *error);
 
 /* Deletes what `select` meets, and the pool called `pool` with it (NULL: none). */
 int vdi_delete_desktops(struct gild_store *store, const char *select, const char *pool,

@@ -5,6 +5,7 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "disk/quota.h"
 #include "disk/store.h"
 #include "vdi/lookup.h"
 
@@ -24,10 +25,11 @@ static int check_free(struct gild_txn *txn, const char *name, struct gild_error 
 
 static int make_pool(struct gild_txn *txn, const char *name, struct gild_reference *image,
                      const char *pattern_text, const struct gild_name_pattern *pattern,
-                     uint32_t count, struct gild_error *error) {
+                     uint32_t count, uint64_t capacity_bytes, struct gild_error *error) {
     struct gild_rec_version version;
     struct gild_rec_pool record = {.count = count, .created_ns = vdi_now_ns()};
-    struct vdi_clones clones = {.pattern = pattern, .count = count, .pool = name};
+    struct vdi_clones clones = {
+        .pattern = pattern, .count = count, .pool = name, .capacity_bytes = capacity_bytes};
     int result = check_free(txn, name, error);
     if (result == 0)
         result = vdi_find_version(txn, image, &version, error);
@@ -69,12 +71,13 @@ int gild_pool_create(struct gild_store *store, const char *name, const char *ima
         result = gild_reference_parse(image, &reference, error);
     if (result)
         return result;
+    uint64_t capacity_bytes = gild_store_capacity(store);
     result = gild_store_admit_bytes(store, ((uint64_t)count + 1) * CLONE_BYTES);
     if (result == 0)
         result = gild_txn_begin(gild_store_catalog(store), true, &txn);
     if (result)
         return vdi_catalog_failed(error, result, name);
-    result = make_pool(txn, name, &reference, name_pattern, &pattern, count, error);
+    result = make_pool(txn, name, &reference, name_pattern, &pattern, count, capacity_bytes, error);
     if (result) {
         gild_txn_abort(txn);
         return result;

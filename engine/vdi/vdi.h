@@ -49,11 +49,11 @@ int gild_image_list(struct gild_store *store, const char *name, gild_image_visit
 int gild_image_show(struct gild_store *store, const char *reference, struct gild_image_info *info,
                     struct gild_error *error);
 
-/* What a destroying verb frees, or would free. */
+/* What a destroying verb frees, or would free: counted before it begins (disk/census.h). */
 struct gild_freed {
     uint64_t desktops, versions, disks;
-    uint64_t blocks; /* 4 KiB blocks of deltas, or of packs that go */
-    uint64_t bytes;  /* host bytes, an estimate for deltas (segments empty later) */
+    uint64_t blocks; /* 4 KiB blocks, of packs and of the log, that nothing else names */
+    uint64_t bytes;  /* host bytes, once the log and the packs have been cleaned */
 };
 /* reference must carry a version ("win10@3"). GILD_BUSY with names if desktops stand on it or it is
  * open. */
@@ -112,6 +112,52 @@ int gild_pool_show(struct gild_store *store, const char *name, struct gild_pool_
 /* With all its desktops. */
 int gild_pool_delete(struct gild_store *store, const char *name, bool dry_run,
                      struct gild_freed *freed, struct gild_error *error);
+
+/* ---- space ----------------------------------------------------------------------------------- */
+
+enum gild_space_kind { GILD_SPACE_DESKTOP, GILD_SPACE_IMAGE, GILD_SPACE_POOL };
+
+/* What one disk takes, or the disks of a pool together. */
+struct gild_usage {
+    char path[GILD_NAME_MAX + 32]; /* the disk's, or "@POOL" */
+    enum gild_space_kind kind;
+    uint8_t stage;             /* of an image version */
+    uint64_t disks;            /* 1, or those of the pool */
+    uint64_t desktops;         /* of an image version: those that stand on it */
+    const char *door;          /* through which it, or one of them, is open; NULL */
+    uint64_t virtual_bytes;    /* as guests see it */
+    uint64_t mapped_bytes;     /* that have content of their own; of a desktop: since its clone */
+    uint64_t unique_bytes;     /* of these, what nobody else has */
+    uint64_t shared_bytes;     /* the rest: what others have, too, or what it has twice */
+    uint64_t compressed_bytes; /* what the unique ones take in packs and in the log */
+    uint64_t frees_bytes;      /* by which the store becomes smaller if it goes */
+    bool growth_known;         /* of desktops: there is a sample that is old enough */
+    int64_t growth_bytes_per_day;
+};
+/* text: desktops/D/os, images/NAME@V, or a pool. -ENOENT. */
+int gild_space_of(struct gild_store *store, const char *text, struct gild_usage *space,
+                  struct gild_error *error);
+
+struct gild_space_totals {
+    struct gild_store_info info;
+    uint64_t virtual_bytes; /* of all desktops */
+    uint64_t mapped_bytes;  /* of all disks, each counted for itself */
+    uint64_t unique_bytes;  /* different content */
+    uint64_t shared_bytes;  /* the difference */
+    uint64_t compressed_bytes;
+    uint64_t dead_bytes; /* in packs, that nothing names any more */
+    bool growth_known;
+    int64_t growth_bytes_per_day; /* of what the store's files take */
+    uint64_t days_to_full;        /* at that rate; UINT64_MAX: never */
+};
+int gild_space_totals(struct gild_store *store, struct gild_space_totals *totals,
+                      struct gild_error *error);
+
+typedef int gild_space_visit(void *context, const struct gild_usage *space);
+/* What to delete first: image versions and desktops (pool: only its desktops) by what they free
+ * alone, those that are open or stood upon at the end. */
+int gild_space_rank(struct gild_store *store, const char *pool, gild_space_visit *visit,
+                    void *context, struct gild_error *error);
 
 /* ---- disks by path (engine/vdi/paths.c implements gild_disk_open and gild_path_* too) ----------
  */

@@ -34,6 +34,10 @@ struct gild_store_options {
      * fill half of the memory kept for them, or when 30 seconds have passed; the log grows on while
      * it runs. */
     uint64_t checkpoint_log_bytes;
+    /* A guest's block that has been as it is for so many seconds is cold: the cleaner moves it into
+     * a pack, deduplicated and compressed. 0 = 600. */
+    uint32_t cold_s;
+    bool no_cleaner; /* nothing in the background: only gild_store_clean cleans */
 };
 
 /* Makes an empty store in `directory` (made if missing, else it must be empty). size_bytes bounds
@@ -80,6 +84,34 @@ int gild_store_get_info(struct gild_store *store, struct gild_store_info *info,
 
 /* Makes everything acknowledged so far durable and checkpointed. Any thread but a reactor's. */
 int gild_store_checkpoint(struct gild_store *store, struct gild_error *error);
+
+struct gild_clean_result {
+    uint64_t blocks;        /* that were in full segments when it began */
+    uint64_t segments;      /* looked through */
+    uint64_t moved_blocks;  /* blocks and map nodes, within the log */
+    uint64_t packed_blocks; /* into packs */
+    uint64_t shared_blocks; /* of these, with content that a pack already had */
+    uint64_t zero_blocks;   /* that turned out to hold zeroes */
+    uint64_t pack_bytes;    /* of the packs that were written */
+    uint64_t dropped_bytes; /* by which packs became smaller: dead blocks in them */
+    uint64_t freed_bytes;   /* that the store takes less of its host */
+};
+struct gild_clean_options {
+    /* After each part of the work; non-zero stops it. May be NULL. */
+    int (*progress)(void *context, const struct gild_clean_result *so_far);
+    void *context;
+};
+
+/* What was cleaned since the store was opened, in the background and by gild_store_clean. Any
+ * thread. */
+void gild_store_get_cleaned(struct gild_store *store, struct gild_clean_result *sum);
+
+/* Cleans the whole log, whatever its blocks' age: all that desktops wrote is deduplicated and
+ * compressed, and the segments that it lay in are freed. Guests go on meanwhile. May be stopped, or
+ * broken off by a crash, at any point: what was done counts (GILD_PARTLY). Any thread but a
+ * reactor's. */
+int gild_store_clean(struct gild_store *store, const struct gild_clean_options *options,
+                     struct gild_clean_result *result, struct gild_error *error);
 
 /* Blocks of one disk that a fault hits: reads of them fail, or may be wrong. */
 struct gild_hit_range {

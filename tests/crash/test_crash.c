@@ -10,7 +10,7 @@
  *   test_crash --only W.F --seed N   one sequence: W write, U write FUA, F flush, T trim, Z zero,
  *                                    L writes that fill segments, C checkpoint, O close and open,
  *                                    I import, K clone, D delete a clone, M delete an image,
- *                                    G collect; "." between ops waits
+ *                                    G collect, N clean; "." between ops waits
  *
  * After "Finding Crash-Consistency Bugs with Bounded Black-Box Crash Testing" (Mohan et al., OSDI
  * 2018): most such bugs need few operations. Ops of a sequence are sent without waiting for each
@@ -27,8 +27,8 @@
 #include "machine.h"
 #include "sim_threads.h"
 
-#define ALPHABET "WUFTZLCOIKDMG"
-#define LETTERS 13u
+#define ALPHABET "WUFTZLCOIKDMGN"
+#define LETTERS 14u
 #define MOST_LENGTH 16u
 #define SAMPLE 6u
 #define CI_SAMPLE 60u
@@ -102,9 +102,9 @@ static void at_step(void *context, enum sim_point what) {
 
 static void do_letter(char letter) {
     static const enum machine_op ops[LETTERS] = {
-        MACHINE_WRITE,        MACHINE_WRITE_FUA,    MACHINE_FLUSH,  MACHINE_TRIM,   MACHINE_ZERO,
-        MACHINE_FILL,         MACHINE_CHECKPOINT,   MACHINE_REOPEN, MACHINE_IMPORT, MACHINE_CLONE,
-        MACHINE_CLONE_DELETE, MACHINE_IMAGE_DELETE, MACHINE_COLLECT};
+        MACHINE_WRITE,        MACHINE_WRITE_FUA,    MACHINE_FLUSH,   MACHINE_TRIM,   MACHINE_ZERO,
+        MACHINE_FILL,         MACHINE_CHECKPOINT,   MACHINE_REOPEN,  MACHINE_IMPORT, MACHINE_CLONE,
+        MACHINE_CLONE_DELETE, MACHINE_IMAGE_DELETE, MACHINE_COLLECT, MACHINE_CLEAN};
     if (letter == '.')
         machine_wait_all();
     else

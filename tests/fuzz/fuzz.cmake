@@ -50,8 +50,9 @@ fuzz_target(log ${edit} LIBS gild_log gild_catalog gild_io gild_base)
 fuzz_target(pack ${edit} LIBS gild_pack gild_codec gild_base)
 fuzz_target(map ${edit} LIBS gild_map gild_io gild_base PkgConfig::libxxhash)
 fuzz_target(delta ${edit} LIBS gild_map gild_io gild_base)
-fuzz_target(records ${edit} ${engine}/catalog/records.c ${engine}/catalog/records_blocks.c
+fuzz_target(records ${edit} ${engine}/catalog/records.c ${engine}/catalog/records_blocks.c ${engine}/catalog/records_limits.c
             ${engine}/catalog/counters.c LIBS gild_base)
+fuzz_target(event ${edit} ${engine}/disk/events.c LIBS gild_io gild_base PkgConfig::libxxhash)
 fuzz_target(names ${edit} ${engine}/vdi/names.c LIBS gild_base)
 fuzz_target(journal ${edit} ${engine}/catalog/journal.c LIBS gild_io gild_base PkgConfig::libxxhash)
 fuzz_target(nbd ${CMAKE_CURRENT_SOURCE_DIR}/lib/fake_disk.c ${CMAKE_CURRENT_SOURCE_DIR}/lib/nbd_client.c

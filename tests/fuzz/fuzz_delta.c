@@ -42,7 +42,9 @@ static void make_valid(void) {
 
 static void count(void *context, uint64_t place, int sign) {
     (void)context;
-    FUZZ_MUST(gild_place_type(place) == GILD_PLACE_LOG && (sign == 1 || sign == -1));
+    enum gild_place_type type = gild_place_type(place);
+    FUZZ_MUST(type == GILD_PLACE_LOG || type == GILD_PLACE_PACK);
+    FUZZ_MUST(sign == 1 || sign == -1);
 }
 
 /* What a disk's reader of nodes does: the place says which page it is. False: it is refused. */

@@ -1,5 +1,6 @@
 /* libFuzzer entry: a pack's file, edited, as the store opens it, reads it, searches it and checks
- * it. See fuzz.h for the input; bit 1 of its first byte: the check is a deep one. */
+ * it. See fuzz.h for the input; bit 1 of its first byte: the check is a deep one; bit 2: the pack
+ * is one that slots were dropped from; bit 3: it is collected, too. */
 #include <errno.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -15,7 +16,7 @@
 #define BLOCKS 150u /* ten groups, two pages of fingerprints */
 
 static const uint8_t store_id[16] = "fuzzed store id";
-static struct fuzz_object valid;
+static struct fuzz_object valid, collected;
 static struct pack_layout whole; /* of the valid pack */
 static uint8_t prints[BLOCKS][GILD_FINGERPRINT_BYTES];
 static char path[128];
@@ -31,6 +32,18 @@ static int placed(void *context, uint64_t tag, uint64_t place, uint32_t check,
     (void)context, (void)place, (void)check;
     memcpy(prints[tag], fingerprint, GILD_FINGERPRINT_BYTES);
     return 0;
+}
+
+/* Drops slots of the groups from the fourth on: all, all but one, ends, and every other one of two
+ * thirds. */
+static void collect(struct gild_packs *packs) {
+    const uint16_t live[(BLOCKS + 15) / 16] = {0xffff, 0xffff, 0xffff, 0,      0x0100,
+                                               0x8001, 0x0492, 0,      0x4000, 2};
+    const struct gild_pack_compacting options = {0};
+    struct gild_pack_compacted done;
+    FUZZ_MUST(gild_pack_compact(packs, PACK_ID, live, &options, &done) == 0 && done.rewritten);
+    gild_pack_let_go(done.old);
+    fuzz_load(path, &collected);
 }
 
 static void make_valid(void) {
@@ -53,8 +66,9 @@ static void make_valid(void) {
     gild_ingest_destroy(ingest, true);
     whole = set_get(packs, PACK_ID)->layout;
     set_path(packs, PACK_ID, true, path);
-    gild_packs_destroy(packs);
     fuzz_load(path, &valid);
+    collect(packs);
+    gild_packs_destroy(packs);
     chmod(path, 0600);
 }
 
@@ -98,7 +112,8 @@ static void seal(struct fuzz_object *object) {
         (void *)(object->bytes + (object->length / GILD_PACK_PAGE_BYTES - 1) * 4096);
     seal_pages(object);
     seal_edge(object->bytes);
-    if (pack_layout(footer->groups, footer->blocks, footer->frames_end, &l) == 0 &&
+    if (pack_layout(footer->groups, footer->blocks, footer->frames_end, footer->head.incompatible,
+                    &l) == 0 &&
         l.footer_offset <= object->length)
         footer->index_check = gild_xxh3(object->bytes + l.index_offset,
                                         l.index_pages * GILD_PACK_PAGE_BYTES, PACK_ID);
@@ -128,8 +143,9 @@ static void read_group(struct gild_packs *packs, uint32_t group) {
         read_whole(where.fd, page, sizeof page, where.file_offset) == 0 &&
         gild_pack_table_verify(page, PACK_ID, where.page) == 0 &&
         gild_pack_table_entry(page, PACK_ID, group, where.index, &frame) == 0) {
-        FUZZ_MUST(frame.read_bytes <= sizeof cover && frame.blocks <= GILD_GROUP_BLOCKS);
-        FUZZ_MUST(frame.file_offset - frame.read_offset + frame.bytes <= frame.read_bytes);
+        FUZZ_MUST(frame.read_bytes <= sizeof cover && !(frame.slots & frame.dropped));
+        FUZZ_MUST(!frame.bytes ||
+                  frame.file_offset - frame.read_offset + frame.bytes <= frame.read_bytes);
         if (read_whole(where.fd, cover, frame.read_bytes, frame.read_offset) == 0 &&
             gild_pack_decode(cover + (frame.file_offset - frame.read_offset), &frame, PACK_ID,
                              group, out) == 0)
@@ -153,6 +169,24 @@ static void look(struct gild_packs *packs, bool deep) {
     FUZZ_MUST(err == 0 ? !findings : err == -EUCLEAN ? findings : err == -ENOMEM);
 }
 
+/* Whatever the pack is, a collection ends, and what it writes is whole but for what it could not
+ * read before. */
+static void collect_again(struct gild_packs *packs) {
+    const struct gild_pack_compacting options = {0};
+    struct gild_pack_compacted done;
+    uint64_t groups = set_get(packs, PACK_ID)->layout.groups;
+    uint16_t *live = calloc(groups, sizeof *live);
+    FUZZ_MUST(live);
+    for (uint64_t i = 0; i < groups; i++)
+        live[i] = (uint16_t)(0x0210 << i % 3);
+    int err = gild_pack_compact(packs, PACK_ID, live, &options, &done);
+    FUZZ_MUST(!done.rewritten || (!err && done.bytes_after < done.bytes_before));
+    gild_pack_let_go(done.old);
+    for (uint32_t group = 0; group < whole.groups; group++)
+        read_group(packs, group);
+    free(live);
+}
+
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size) {
     struct gild_error error = {0};
     struct gild_packs *packs;
@@ -160,7 +194,7 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size) {
         make_valid();
     if (!size)
         return 0;
-    struct fuzz_object *object = fuzz_edit(&valid, data, size);
+    struct fuzz_object *object = fuzz_edit(data[0] & 4 ? &collected : &valid, data, size);
     if (fuzz_wants_checks(data))
         seal(object);
     fuzz_store(path, object);
@@ -169,7 +203,9 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size) {
         look(packs, data[0] & 2);
     else
         FUZZ_MUST(error.message[0]);
-    gild_packs_destroy(packs);
     fuzz_must_hold(path, object);
+    if (data[0] & 8 && set_get(packs, PACK_ID))
+        collect_again(packs);
+    gild_packs_destroy(packs);
     return 0;
 }

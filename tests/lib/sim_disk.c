@@ -9,12 +9,14 @@
 #include <errno.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/mman.h>
 #include <xxhash.h>
 
 #include "sim_inode.h"
 #include "sim_threads.h"
 
 #define MOST_ROTS 16u
+#define MAP_AT_ONCE ((size_t)128 << 10)
 
 static struct {
     void (*point)(void *context, enum sim_point what);
@@ -285,6 +287,15 @@ static int fail_read(enum sim_site site, struct sim_inode *inode, size_t *length
     return 0;
 }
 
+/* Every machine that is opened reads mostly zeroes into fresh memory, page by page: half of the
+ * time of the tests that cut the power was spent in those page faults. */
+static void map_at_once(void *buffer, size_t length) {
+    uintptr_t from = ((uintptr_t)buffer + SIM_PAGE - 1) & ~(uintptr_t)(SIM_PAGE - 1);
+    uintptr_t end = ((uintptr_t)buffer + length) & ~(uintptr_t)(SIM_PAGE - 1);
+    if (end > from && end - from >= MAP_AT_ONCE)
+        madvise((void *)from, end - from, MADV_POPULATE_READ);
+}
+
 long sim_disk_read(enum sim_site site, int fd, void *buffer, size_t length, uint64_t offset) {
     struct sim_inode *inode = sim_inode_of(fd);
     uint8_t made[SIM_PAGE];
@@ -297,6 +308,7 @@ long sim_disk_read(enum sim_site site, int fd, void *buffer, size_t length, uint
     int error = fail_read(site, inode, &length, offset);
     if (error)
         return error;
+    map_at_once(buffer, length);
     for (size_t did = 0; did < length;) {
         size_t in = (offset + did) % SIM_PAGE, part = SIM_PAGE - in;
         if (part > length - did)
@@ -308,7 +320,7 @@ long sim_disk_read(enum sim_site site, int fd, void *buffer, size_t length, uint
             bytes = seen(page_at(inode, (offset + did) / SIM_PAGE, false));
         if (bytes)
             memcpy((uint8_t *)buffer + did, bytes + in, part);
-        else
+        else if (!is_zero((uint8_t *)buffer + did, part))
             memset((uint8_t *)buffer + did, 0, part);
         did += part;
     }

@@ -27,7 +27,7 @@ static const struct {
     [SIM_AT_UNLINK] = {"unlink", BIT(SIM_EIO), 1},
     [SIM_AT_COMMIT] = {"commit", ERRORS, 12},
     [SIM_AT_LOOP_READ] = {"loop read", BIT(SIM_EIO) | BIT(SIM_SHORT) | BIT(SIM_ROT), 2},
-    [SIM_AT_LOOP_WRITE] = {"loop write", ERRORS | BIT(SIM_SHORT) | BIT(SIM_MISDIRECTED), 12},
+    [SIM_AT_LOOP_WRITE] = {"loop write", ERRORS | BIT(SIM_SHORT) | BIT(SIM_MISDIRECTED), 8},
     [SIM_AT_LOOP_SYNC] = {"loop sync", BIT(SIM_EIO), 4},
     [SIM_AT_REST] = {"at rest", BIT(SIM_ROT), 1},
 };

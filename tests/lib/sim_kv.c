@@ -66,6 +66,14 @@ uint64_t sim_kv_count(unsigned table) {
     return committed->tables[table].count;
 }
 
+void sim_kv_each(unsigned table, void (*visit)(void *context, const void *value, size_t length),
+                 void *context) {
+    for (size_t i = 0; i < committed->tables[table].count; i++) {
+        const struct record *record = committed->tables[table].records[i];
+        visit(context, record->bytes + record->key_length, record->length);
+    }
+}
+
 uint64_t sim_kv_hash(void) {
     uint64_t sum = 0;
     for (int i = 0; i < GILD_TABLE_COUNT; i++)

@@ -22,5 +22,7 @@ uint64_t sim_kv_hash(void);
 /* What is committed: records of a table, and whether a key is there. */
 uint64_t sim_kv_count(unsigned table);
 bool sim_kv_has(unsigned table, const void *key, size_t key_length);
+void sim_kv_each(unsigned table, void (*visit)(void *context, const void *value, size_t length),
+                 void *context);
 
 #endif

@@ -34,7 +34,9 @@ void store_rig_remove(const char *directory) {
 }
 
 struct gild_store *store_rig_open(const char *directory, unsigned threads) {
-    struct gild_store_options options = {.threads = threads, .cache_bytes = (uint64_t)16 << 20};
+    /* Nothing is moved but by the test. */
+    struct gild_store_options options = {
+        .threads = threads, .cache_bytes = (uint64_t)16 << 20, .no_cleaner = true};
     struct gild_store *store = NULL;
     struct gild_error error = {0};
     must(gild_store_open(directory, &options, &store, &error) == 0, "open", &error);

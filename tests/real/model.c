@@ -2,10 +2,14 @@
  * file. */
 #include "model.h"
 
+#include <dirent.h>
 #include <errno.h>
 #include <fcntl.h>
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/stat.h>
+#include <unistd.h>
 
 #include "model_own.h"
 
@@ -152,6 +156,14 @@ void model_apply_name(struct model_names *names, const struct model_change *chan
         struct model_name *entry = name_in(names, first);
         if (entry && entry->file == change->file)
             drop_name(names, first);
+    } else if (change->event->kind == TRACE_LINK) {
+        set_name(names, first, change->file);
+    } else if (change->arrives) {
+        set_name(names, first + strlen(first) + 1, change->file);
+    } else if (change->event->kind == TRACE_MOVE) {
+        struct model_name *entry = name_in(names, first);
+        if (entry && entry->file == change->file)
+            drop_name(names, first);
     } else {
         struct model_name *entry = name_in(names, first);
         struct model_file *file = change->file;
@@ -197,10 +209,65 @@ void model_destroy(struct model *model) {
         free(file->names.list);
         free(file);
     }
+    for (size_t i = 0; i < model->adopted_count; i++)
+        free(model->adopted[i]);
+    free(model->adopted);
     free(model->files);
     free(model->open);
     free(model);
 }
+
+/* ---- what was there before ------------------------------------------------------------------- */
+
+static int adopt_bytes(struct model_file *file, const char *path) {
+    uint8_t bytes[MODEL_PAGE];
+    ssize_t length = 0;
+    int fd = open(path, O_RDONLY | O_CLOEXEC), result = fd < 0 ? -errno : 0;
+    for (off_t at = 0; !result && (length = pread(fd, bytes, sizeof bytes, at)) > 0; at += length) {
+        bool zeroes = bytes[0] == 0 && memcmp(bytes, bytes + 1, (size_t)length - 1) == 0;
+        write_base(file, (uint64_t)at, (uint64_t)length, zeroes ? NULL : bytes);
+    }
+    if (length < 0)
+        result = -errno;
+    if (fd >= 0)
+        close(fd);
+    return result;
+}
+
+static int adopt_folder(struct model *model, struct model_file *folder, const char *path) {
+    DIR *stream = opendir(path);
+    struct dirent *entry;
+    int result = stream ? 0 : -errno;
+    while (stream && !result && (entry = readdir(stream))) {
+        char child[1024], *name;
+        struct stat status;
+        snprintf(child, sizeof child, "%s/%s", path, entry->d_name);
+        if (!strcmp(entry->d_name, ".") || !strcmp(entry->d_name, ".."))
+            continue;
+        if (lstat(child, &status)) {
+            result = -errno;
+            break;
+        }
+        if (!S_ISDIR(status.st_mode) && !S_ISREG(status.st_mode))
+            continue; /* a socket */
+        model->adopted = grown(model->adopted, model->adopted_count, &model->adopted_room,
+                               sizeof *model->adopted);
+        model->adopted[model->adopted_count++] = name = strdup(entry->d_name);
+        struct model_file *file = new_file(model, (uint64_t)status.st_ino, S_ISDIR(status.st_mode));
+        file->size = file->is_folder ? 0 : (uint64_t)status.st_size;
+        set_name(&folder->names, name, file);
+        result = file->is_folder ? adopt_folder(model, file, child) : adopt_bytes(file, child);
+    }
+    if (stream)
+        closedir(stream);
+    return result;
+}
+
+int model_adopt(struct model *model, const char *folder) {
+    return adopt_folder(model, model->root, folder);
+}
+
+/* ---- events ---------------------------------------------------------------------------------- */
 
 static void begin(struct model *model, const struct trace_event *event, uint64_t at,
                   struct model_file *file) {
@@ -215,18 +282,19 @@ static void synced(struct model_file *file, uint64_t since) {
     settle(file);
 }
 
-static void end(struct model *model, const struct trace_event *event, uint64_t at) {
+/* False: nothing (more) that the event ends is under way. */
+static bool end(struct model *model, const struct trace_event *event, uint64_t at) {
     size_t i = 0;
     while (i < model->open_count && model->open[i].at != event->ref)
         i++;
     if (i == model->open_count)
-        return;
+        return false;
     struct model_open was = model->open[i];
     model->open[i] = model->open[--model->open_count];
     if (was.event->kind == TRACE_SYNC) {
         if (event->result >= 0)
             synced(was.file, was.at);
-        return;
+        return true;
     }
     for (size_t k = 0; k < was.file->change_count; k++) {
         struct model_change *change = &was.file->changes[k];
@@ -243,8 +311,21 @@ static void end(struct model *model, const struct trace_event *event, uint64_t a
                     (was.file->change_count - k - 1) * sizeof *was.file->changes);
             was.file->change_count--;
         }
-        return;
+        break;
     }
+    return true;
+}
+
+/* Two changes, one of each folder, that are there together until one of these is synced. */
+static void move(struct model *model, const struct trace_event *event, uint64_t at,
+                 struct model_file *from, struct model_file *to) {
+    struct model_file *file = meant_by(from, (const char *)event->payload);
+    new_change(from, event, at)->file = file;
+    struct model_change *arrival = new_change(to, event, at);
+    arrival->file = file;
+    arrival->arrives = true;
+    begin(model, event, at, from);
+    begin(model, event, at, to);
 }
 
 static void take_in(struct model *model, const struct trace_event *event, uint64_t at) {
@@ -252,7 +333,8 @@ static void take_in(struct model *model, const struct trace_event *event, uint64
     struct model_change *change;
     switch ((enum trace_kind)event->kind) {
     case TRACE_END:
-        end(model, event, at);
+        while (end(model, event, at))
+            ;
         return;
     case TRACE_MAKE:
         file = file_of(model, event->folder);
@@ -262,6 +344,21 @@ static void take_in(struct model *model, const struct trace_event *event, uint64
         change->file = new_file(model, event->file, event->flags & TRACE_FOLDER);
         change->ended = at;
         return;
+    case TRACE_MOVE: {
+        struct model_file *from = file_of(model, event->folder);
+        if (!file || !from)
+            break;
+        move(model, event, at, from, file);
+        return;
+    }
+    case TRACE_LINK: {
+        struct model_file *folder = file_of(model, event->folder);
+        if (!file || !folder)
+            break;
+        new_change(folder, event, at)->file = file;
+        begin(model, event, at, folder);
+        return;
+    }
     case TRACE_RENAME:
     case TRACE_UNLINK:
         if (!file)
@@ -301,6 +398,11 @@ const struct trace_event *model_step(struct model *model) {
     return event;
 }
 
+const struct trace_event *model_look(const struct model *model) {
+    uint64_t ignored;
+    return trace_at(model->head, model->next, &ignored);
+}
+
 uint64_t model_position(const struct model *model) {
     return model->at;
 }
@@ -313,6 +415,13 @@ uint64_t model_pending(const struct model *model) {
     uint64_t count = 0;
     for (size_t i = 0; i < model->file_count; i++)
         count += model->files[i]->change_count;
+    return count;
+}
+
+uint64_t model_pending_names(const struct model *model) {
+    uint64_t count = 0;
+    for (size_t i = 0; i < model->file_count; i++)
+        count += model->files[i]->is_folder ? model->files[i]->change_count : 0;
     return count;
 }
 

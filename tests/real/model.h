@@ -9,7 +9,8 @@
  *  - A size is durable with its file's sync; till then the last one or any before it is there. Data
  *    past it is cut off, and a size without its data reads zeroes.
  *  - A name is durable with its folder's sync; a rename is one change; a change of a name that
- *    another one needs (the rename of a new file) is not there without it.
+ *    another one needs (the rename of a new file) is not there without it. A rename between folders
+ *    is there in both or in none until one of them is synced, which says nothing of the other.
  *
  * Threads: one at a time. Out of memory ends the program. */
 #ifndef GILD_TESTS_REAL_MODEL_H
@@ -24,15 +25,20 @@ struct model;
 /* root: the inode of the watched folder, which is empty where the trace begins. */
 struct model *model_create(const struct trace_head *head, uint64_t root);
 void model_destroy(struct model *model);
+/* It is not empty: what is in it before the first event is durable. 0 or -errno. */
+int model_adopt(struct model *model, const char *folder);
 
 /* Takes the next event in; NULL: there is none. */
 const struct trace_event *model_step(struct model *model);
+/* The one that would be taken in next. */
+const struct trace_event *model_look(const struct model *model);
 uint64_t model_position(const struct model *model); /* of the event that was taken in last */
 /* Events that the model can not follow: must be 0. */
 uint64_t model_odd(const struct model *model);
 
 /* Changes that are not durable: their number, and one of them. */
 uint64_t model_pending(const struct model *model);
+uint64_t model_pending_names(const struct model *model); /* of them, of names */
 uint64_t model_pending_ref(const struct model *model, uint64_t index);
 
 enum model_mode {

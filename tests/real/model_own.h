@@ -15,11 +15,12 @@ struct model_change {
     const struct trace_event *event;
     uint64_t at, ended;      /* positions in the trace; ended 0: under way, or it failed */
     struct model_file *file; /* of a name: whose */
+    bool arrives;            /* the half of a move that gives the new name */
     bool durable;
 };
 
 struct model_name {
-    const char *name; /* in the trace */
+    const char *name; /* in the trace, or adopted */
     struct model_file *file;
 };
 
@@ -56,6 +57,8 @@ struct model {
     size_t file_count, file_room;
     struct model_open *open;
     size_t open_count, open_room;
+    char **adopted; /* names that are not in the trace */
+    size_t adopted_count, adopted_room;
 };
 
 uint64_t model_size_after(const struct trace_event *event, uint64_t size);

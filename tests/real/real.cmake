@@ -16,7 +16,7 @@ target_link_libraries(small_daemon PRIVATE gild_flags ${real_engine})
 function(real_test name)
   gild_test(real_${name} real ${real}/test_${name}.c ${real}/workload.c ${real}/judge.c
             ${real}/guest.c ${real}/oracle.c ${real}/rig.c ${real}/options.c ${real}/trace.c ${real}/model.c
-            ${real}/model_build.c ${CMAKE_CURRENT_SOURCE_DIR}/lib/nbd_client.c
+            ${real}/model_build.c ${CMAKE_CURRENT_SOURCE_DIR}/lib/nbd_client.c ${ARGN}
             LIBS ${real_engine} PkgConfig::libxxhash)
   add_dependencies(test_real_${name} gild_recorder small_daemon gild gildd)
   set_tests_properties(real_${name} PROPERTIES RUN_SERIAL TRUE ENVIRONMENT
@@ -28,4 +28,9 @@ if(TARGET gild AND TARGET gildd)
   real_test(kill)
   real_test(sync)
   real_test(memory)
+  real_test(journal ${real}/cuts.c ${real}/contents.c)
+  # Damaged stores, and what is lost of them, are those of the unit test.
+  real_test(repair ${real}/cuts.c ${real}/contents.c ${CMAKE_CURRENT_SOURCE_DIR}/unit/repair_rig.c
+            ${CMAKE_CURRENT_SOURCE_DIR}/unit/repair_harm.c ${CMAKE_CURRENT_SOURCE_DIR}/lib/store_rig.c)
+  target_include_directories(test_real_repair PRIVATE ${CMAKE_CURRENT_SOURCE_DIR}/unit)
 endif()

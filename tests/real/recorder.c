@@ -3,8 +3,8 @@
  * given number is the process's last, or fails.
  *
  * Covered: the calls of libc below, by whomever (LMDB's too), and what is handed to io_uring
- * (recorder_uring.c). What it sees and can not follow (a writable shared mapping, a link, a rename
- * between folders) becomes an ODD event; what it does not see shows when the model's last state is
+ * (recorder_uring.c). What it sees and can not follow (a writable shared mapping, a name that comes
+ * from outside) becomes an ODD event; what it does not see shows when the model's last state is
  * compared with the folder (model.c).
  *
  * Invariants
@@ -286,11 +286,20 @@ RECORDER_EXPORT void *mmap(void *address, size_t length, int protection, int fla
 
 /* ---- writing --------------------------------------------------------------------------------- */
 
+static bool is_full(int fd) {
+    char path[PATH_MAX];
+    return head->full[0] && path_of(fd, path) && strcmp(strrchr(path, '/') + 1, head->full) == 0;
+}
+
 /* Before the write; false: it must fail. */
 static bool write_begins(int fd, const struct iovec *vectors, int count, off_t offset, int flags,
                          uint64_t *ref) {
     bool dsync = flags & RWF_DSYNC || recorder_always_syncs(fd);
     recorder_call();
+    if (is_full(fd)) {
+        errno = ENOSPC;
+        return false;
+    }
     *ref = recorder_write(recorder_file(fd), vectors, (unsigned)count, (uint64_t)offset, dsync);
     if (!dsync || !recorder_sync_fails(fd))
         return true;
@@ -460,10 +469,12 @@ static int rename_call(int old_folder, const char *old_name, int new_folder, con
     pthread_mutex_lock(&names);
     uint64_t from = from_us ? cut(old_path, &old_last) : 0;
     uint64_t to = to_us ? cut(new_path, &new_last) : 0, ref = 0;
-    if (from && from == to && !(flags & ~(unsigned)RENAME_NOREPLACE))
+    if (!from || !to || flags & ~(unsigned)RENAME_NOREPLACE)
+        odd("a rename that leads in, out, or both ways");
+    else if (from == to)
         ref = tell_name(TRACE_RENAME, from, 0, 0, old_last, new_last);
     else
-        odd("a rename between folders");
+        ref = tell_name(TRACE_MOVE, from, to, 0, old_last, new_last);
     int result = next(old_folder, old_name, new_folder, new_name, flags);
     write_ends(ref, result);
     pthread_mutex_unlock(&names);
@@ -531,8 +542,24 @@ RECORDER_EXPORT int mkdir(const char *name, mode_t mode) {
 
 RECORDER_EXPORT int linkat(int old_folder, const char *old_name, int new_folder,
                            const char *new_name, int flags) {
-    char path[PATH_MAX];
-    if (head && resolve(new_folder, new_name, path))
-        odd("a link");
-    return RECORDER_NEXT(linkat)(old_folder, old_name, new_folder, new_name, flags);
+    char old_path[PATH_MAX], path[PATH_MAX];
+    const char *last;
+    struct stat status;
+    if (!head || !resolve(new_folder, new_name, path))
+        return RECORDER_NEXT(linkat)(old_folder, old_name, new_folder, new_name, flags);
+    recorder_call();
+    pthread_mutex_lock(&names);
+    uint64_t inside = cut(path, &last), ref = 0;
+    if (resolve(old_folder, old_name, old_path) && lstat(old_path, &status) == 0)
+        ref = tell_name(TRACE_LINK, inside, (uint64_t)status.st_ino, 0, last, NULL);
+    else
+        odd("a link to what is not ours");
+    int result = (int)write_ends(
+        ref, RECORDER_NEXT(linkat)(old_folder, old_name, new_folder, new_name, flags));
+    pthread_mutex_unlock(&names);
+    return result;
+}
+
+RECORDER_EXPORT int link(const char *old_name, const char *new_name) {
+    return linkat(AT_FDCWD, old_name, AT_FDCWD, new_name, 0);
 }

@@ -28,6 +28,8 @@ enum trace_kind {
     TRACE_SYNC,     /* file, or folder */
     TRACE_MAKE,     /* file is new under the payload's name in `folder` (told when it is there) */
     TRACE_RENAME,   /* payload: old NUL new NUL, both in `folder` */
+    TRACE_MOVE,     /* payload: old NUL new NUL, from `folder` to the folder `file` */
+    TRACE_LINK,     /* file gets the payload as one more name in `folder` */
     TRACE_UNLINK,   /* payload: a name in `folder` */
     TRACE_MARK,     /* the workload's: offset, length, flags are its own */
     TRACE_ODD,      /* something that the recorder can not follow; payload says what */
@@ -59,6 +61,7 @@ struct trace_head {
     uint64_t sync_at;  /* this sync (or write that syncs) fails with EIO */
     uint64_t alloc_at; /* this allocation fails */
     bool alloc_any;    /* count those of all libraries, not of the program alone */
+    char full[32];     /* writes to files of that name have no space left; empty: none */
 
     _Atomic uint64_t calls, syncs, allocs;
     char sync_failed[128]; /* the file whose sync was made to fail */

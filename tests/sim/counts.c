@@ -47,7 +47,7 @@ bool counts_print(const struct machine_counts *counts, bool faults, uint64_t lea
         "write",        "write of a part", "write FUA", "flush",        "trim",
         "zero",         "zero no hole",    "read",      "block status", "fill",
         "checkpoint",   "close, open",     "import",    "clone",        "clone delete",
-        "image delete", "check",           "collect"};
+        "image delete", "check",           "collect",   "clean"};
     static const char *const cuts[] = {"all kept", "all dropped", "some kept", "torn", "garbled"};
     static const char *const wrongs[WRONGS] = {"lost acknowledgements", "wrong bytes",
                                                "undetected rot", "other failures"};
@@ -70,6 +70,9 @@ bool counts_print(const struct machine_counts *counts, bool faults, uint64_t lea
     line("segments recycled", counts->disk.recycled, faults ? least : 0);
     enough &= line("file systems made full", counts->squeezed, faults ? least : 0);
     enough &= line("made roomy again", counts->relaxed, faults ? least : 0);
+    enough &= line("blocks packed", counts->packed, least);
+    enough &= line("of these, shared", counts->shared, faults ? least : 0);
+    enough &= line("moved within the log", counts->relocated, least);
     enough &= line("refused for want of space", counts->no_space, faults ? least : 0);
     line("power cuts", counts->states, 0);
     enough &= line("distinct durable images", counts->distinct, faults || !least ? 0 : DISTINCT);

@@ -28,6 +28,7 @@ enum machine_op {
     MACHINE_IMAGE_DELETE,
     MACHINE_CHECK,
     MACHINE_COLLECT,
+    MACHINE_CLEAN, /* the whole log */
     MACHINE_OPS,
 };
 
@@ -44,7 +45,8 @@ struct machine_counts {
     _Atomic uint64_t detected;          /* ops on a damaged disk that gave EIO */
     _Atomic uint64_t squeezed, relaxed; /* file systems made full, and made roomy again */
     _Atomic uint64_t no_space;          /* ops and verbs that were refused meanwhile */
-    _Atomic uint64_t states, distinct;  /* durable images after a power cut; by hash */
+    _Atomic uint64_t packed, shared, relocated; /* blocks that the cleaner moved */
+    _Atomic uint64_t states, distinct;          /* durable images after a power cut; by hash */
     _Atomic uint64_t wrong[WRONGS];
     struct sim_disk_counts disk;
     struct sim_fault_counts faults;

@@ -152,6 +152,8 @@ static int try_open(struct gild_error *error) {
         .cache_bytes = (uint64_t)4 << 20,
         /* Another size each time: segments of all of them meet in one store. */
         .segment_blocks = LEAST_SEGMENT + (sim_chance(500) ? (uint32_t)sim_below(192) : 0),
+        .no_cleaner = sim_chance(500),
+        .cold_s = sim_chance(500) ? 1 : 0,
     };
     memset(error, 0, sizeof *error);
     machine.counts->lives++;
@@ -290,11 +292,16 @@ bool machine_on(void) {
 
 void machine_off(void) {
     struct gild_error error = {0};
+    struct gild_clean_result cleaned;
     bool was_open[DISKS];
     machine_wait_all();
     for (unsigned i = 0; i < DISKS; i++)
         was_open[i] = machine.disks[i].disk != NULL;
     admin_close_disks();
+    gild_store_get_cleaned(machine.store, &cleaned);
+    machine.counts->packed += cleaned.packed_blocks;
+    machine.counts->shared += cleaned.shared_blocks;
+    machine.counts->relocated += cleaned.moved_blocks;
     int err = gild_store_close(machine.store, &error);
     machine.store = NULL;
     if (err)

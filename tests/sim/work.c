@@ -400,12 +400,13 @@ void machine_do(enum machine_op op, unsigned most) {
 
 void machine_random_op(unsigned most) {
     static const unsigned of_1000[MACHINE_OPS] = {
-        [MACHINE_WRITE] = 330,       [MACHINE_WRITE_PART] = 80, [MACHINE_WRITE_FUA] = 60,
+        [MACHINE_WRITE] = 318,       [MACHINE_WRITE_PART] = 80, [MACHINE_WRITE_FUA] = 60,
         [MACHINE_FLUSH] = 120,       [MACHINE_TRIM] = 50,       [MACHINE_ZERO] = 30,
         [MACHINE_ZERO_NO_HOLE] = 30, [MACHINE_READ] = 130,      [MACHINE_STATUS] = 40,
         [MACHINE_FILL] = 30,         [MACHINE_CHECKPOINT] = 16, [MACHINE_REOPEN] = 8,
         [MACHINE_IMPORT] = 12,       [MACHINE_CLONE] = 20,      [MACHINE_CLONE_DELETE] = 16,
         [MACHINE_IMAGE_DELETE] = 10, [MACHINE_CHECK] = 6,       [MACHINE_COLLECT] = 12,
+        [MACHINE_CLEAN] = 12,
     };
     uint64_t pick = sim_below(1000);
     unsigned op = 0;

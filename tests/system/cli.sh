@@ -171,6 +171,15 @@ wrong_usage() {
     refused 2 desktop delete d1
     refused 2 pool delete p
     refused 2 desktop list --dry-run
+    refused 3 space desktops/none/os
+    refused 3 space images/img@9
+    refused 3 space nopool
+    refused 3 space some/where
+    refused 3 who desktops/none/os
+    refused 2 who
+    refused 2 space --reclaimable desktops/d1/os
+    refused 3 space --reclaimable nopool
+    refused 2 space images/img@1 and-more
     refused 2 store scrub --rate 0
     refused 2 store scrub --rate fast
 }
@@ -197,6 +206,19 @@ good_verbs() {
     is '.count == 3 and .desktops == 3 and .open_desktops == 0 and .name_pattern == "p%04d"' pool show p
     is '.dry_run and .desktops == 1 and .versions == 0' desktop delete d1 --dry-run
     is '.dry_run and .desktops == 3' pool delete p --dry-run
+    is '.desktops == 6 and .virtual_bytes == 6 * 67108864 and .mapped_bytes == 4194304 and .unique_bytes == 4194304
+        and .shared_bytes == 0 and .compressed_bytes <= 4194304 and .used_bytes > 0 and .dead_bytes == 0
+        and .days_to_full == null' space
+    is '.path == "images/img@1" and .kind == "image" and .unique_bytes == 4194304 and .desktops == 6
+        and .held_by == "6 desktops" and .delete_frees_bytes > 0' space images/img@1
+    is '.path == "desktops/d1/os" and .mapped_bytes == 0 and .delete_frees_bytes == 0
+        and .refresh_frees_bytes == 0 and .growth_bytes_per_day == null' space desktops/d1/os
+    is '.path == "@p" and .kind == "pool" and .disks == 3 and .virtual_bytes == 3 * 67108864' space p
+    is 'length == 7 and (map(.path) | .[6] == "images/img@1")' space --reclaimable
+    is 'length == 3' space p --reclaimable
+    is '.desktop_names == ["d1","p0001","p0002","p0003","s0001","s0002"] and .open == null' who images/img@1
+    is '.image == "img@1" and .pool == "p" and .held_by == null' who desktops/p0001/os
+    [ "$(gild -H space | sed -n 's/^VIRTUAL\t//p')" = 402653184 ] || fail "-H space: $(gild -H space)"
     [ "$(gild -H desktop list d1 | cut -f1,2,4)" = $'d1\timg@1\t67108864' ] || fail "-H: $(gild -H desktop list d1)"
     [ "$(gild desktop list d1 | head -n 1 | awk '{ print $1, $2 }')" = 'DESKTOP IMAGE' ] || fail "no heading"
     # Options in any position.

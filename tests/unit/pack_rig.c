@@ -58,6 +58,21 @@ size_t rig_files(const struct rig *rig) {
     return walk(rig->folder, false);
 }
 
+size_t rig_descriptors(const struct rig *rig) {
+    char path[512], target[512];
+    size_t count = 0;
+    DIR *dir = opendir("/proc/self/fd");
+    must(dir != NULL, "opendir");
+    for (struct dirent *entry; (entry = readdir(dir));) {
+        snprintf(path, sizeof path, "/proc/self/fd/%s", entry->d_name);
+        ssize_t length = readlink(path, target, sizeof target - 1);
+        target[length > 0 ? length : 0] = 0;
+        count += strncmp(target, rig->folder, strlen(rig->folder)) == 0;
+    }
+    closedir(dir);
+    return count;
+}
+
 void rig_fini(struct rig *rig) {
     gild_packs_destroy(rig->packs);
     walk(rig->folder, true);
@@ -147,7 +162,7 @@ int rig_ingest(struct rig *rig, const uint64_t *numbers, size_t count, unsigned 
     return err;
 }
 
-/* Reads the group of a place into `out`: its blocks, or -errno. */
+/* Reads the group of a place into `out`: the mask of its slots, or -errno. */
 static int read_group(struct rig *rig, uint64_t place, uint8_t *out) {
     static _Alignas(4096) uint8_t page[4096], cover[GILD_GROUP_BYTES + 2 * 4096];
     struct gild_pack_page where;
@@ -168,7 +183,7 @@ static int read_group(struct rig *rig, uint64_t place, uint8_t *out) {
          "frame");
     err =
         gild_pack_decode(cover + (frame.file_offset - frame.read_offset), &frame, pack, group, out);
-    return err ? err : (int)frame.blocks;
+    return err ? err : frame.slots;
 }
 
 size_t rig_verify(struct rig *rig, const uint64_t *numbers, size_t count, size_t *refused) {
@@ -176,15 +191,15 @@ size_t rig_verify(struct rig *rig, const uint64_t *numbers, size_t count, size_t
     uint8_t expected[BLOCK];
     uint64_t in_hand = 0; /* the group's place; no place is 0 */
     size_t right = 0;
-    int blocks = 0;
+    int slots = 0;
     *refused = 0;
     for (size_t i = 0; i < count; i++) {
         const uint8_t *block = group + gild_place_slot(rig->place[i]) * BLOCK;
         if (in_hand != (rig->place[i] & ~15ull)) {
             in_hand = rig->place[i] & ~15ull;
-            blocks = read_group(rig, in_hand, group);
+            slots = read_group(rig, in_hand, group);
         }
-        if ((int)gild_place_slot(rig->place[i]) >= blocks) {
+        if (slots < 0 || !(slots >> gild_place_slot(rig->place[i]) & 1)) {
             ++*refused;
             continue;
         }

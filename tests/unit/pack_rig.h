@@ -41,11 +41,19 @@ int rig_ingest(struct rig *rig, const uint64_t *numbers, size_t count, unsigned 
  * *refused counts those that gave an error; the rest gave wrong data. */
 size_t rig_verify(struct rig *rig, const uint64_t *numbers, size_t count, size_t *refused);
 
-size_t rig_files(const struct rig *rig); /* in the folder, whatever their names */
+size_t rig_files(const struct rig *rig);       /* in the folder, whatever their names */
+size_t rig_descriptors(const struct rig *rig); /* open, of its files, also of deleted ones */
 char *rig_path(const struct rig *rig, uint32_t pack_id, char path[256]);
 uint8_t *rig_load(const char *path, size_t *length); /* malloc'ed */
 void rig_save(const char *path, const void *data, size_t length);
 
-void add_rot_tests(void); /* test_pack_rot.c */
+/* What the next gild_file_write returns, if not 0. test_pack_compact.c */
+int rig_before_write(void);
+/* This byte of the next file is written wrong; 0: none. test_pack_rot.c */
+extern uint64_t rig_wrong_at;
+
+void add_rot_tests(void);     /* test_pack_rot.c */
+void add_verify_tests(void);  /* test_pack_verify.c */
+void add_compact_tests(void); /* test_pack_compact.c */
 
 #endif

@@ -36,14 +36,19 @@ static uint64_t deltas[RIG_DESKTOPS], maps[RIG_IMAGES];
 /* Generations by block: 0 never written; as of the checkpoint, and of the end. */
 static uint8_t *settled[RIG_DESKTOPS], *latest[RIG_DESKTOPS];
 
+/* No cleaner: what the tests harm must stay where they looked it up, and the tail be theirs. */
 static const struct gild_store_options options = {
-    .threads = 2, .cache_bytes = 16u << 20, .segment_blocks = 256};
+    .threads = 2, .cache_bytes = 16u << 20, .segment_blocks = 256, .no_cleaner = true};
 
 static void must(bool good, const char *what, const struct gild_error *error) {
     if (good)
         return;
     fprintf(stderr, "%s: %s\n", what, error ? error->message : "failed");
     abort();
+}
+
+void rig_must(bool good, const char *what) {
+    must(good, what, NULL);
 }
 
 static void shell(const char *format, ...) __attribute__((format(printf, 1, 2)));
@@ -198,7 +203,7 @@ void rig_begin(void) {
 }
 
 void rig_end(void) {
-    rig_remove(template);
+    rig_drop(template);
     for (unsigned i = 0; i < RIG_IMAGES; i++)
         free(image_bytes[i]);
     for (unsigned d = 0; d < RIG_DESKTOPS; d++) {
@@ -207,14 +212,14 @@ void rig_end(void) {
     }
 }
 
-void rig_copy(char directory[64], bool clean) {
+void rig_take(char directory[64], bool clean) {
     char from[128];
     make_folder(directory);
     snprintf(from, sizeof from, "%s/%s", template, clean ? "clean" : "killed");
     shell("cp -a '%s'/. '%s'", from, directory);
 }
 
-void rig_remove(const char *directory) {
+void rig_drop(const char *directory) {
     shell("rm -rf '%s'", directory);
 }
 
@@ -492,6 +497,15 @@ struct rig_spot rig_map_node(const char *directory, unsigned image, enum gild_no
     must(found, "the map has no such node", NULL);
     spot.offset -= 4096;
     return spot;
+}
+
+uint64_t rig_image_place(const char *directory, unsigned image, uint64_t block) {
+    struct rig_spot spot = rig_map_node(directory, image, GILD_NODE_LEAF, block / GILD_LEAF_BLOCKS);
+    uint8_t *page = gild_file_buffer(4096);
+    read_at(&spot, page);
+    uint64_t place = ((const struct gild_leaf *)(void *)page)->place[block % GILD_LEAF_BLOCKS];
+    free(page);
+    return place;
 }
 
 void rig_rot(const struct rig_spot *spot) {

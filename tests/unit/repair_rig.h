@@ -25,8 +25,9 @@ extern uint64_t rig_seed;
  * killed with a log above the checkpoint. */
 void rig_begin(void);
 void rig_end(void);
-void rig_copy(char directory[64], bool clean);
-void rig_remove(const char *directory);
+void rig_take(char directory[64], bool clean);
+void rig_must(bool good, const char *what); /* else the program ends */
+void rig_drop(const char *directory);
 
 const char *rig_path(unsigned disk); /* "desktops/d1/os", ..., "images/win@2" */
 uint64_t rig_delta(unsigned desktop);
@@ -59,6 +60,8 @@ struct rig_spot rig_at(const char *directory, uint64_t place);
 /* The first page of a map file that is such a node of that index. */
 struct rig_spot rig_map_node(const char *directory, unsigned image, enum gild_node_kind kind,
                              uint64_t index);
+/* Of an image's block, by its map. */
+uint64_t rig_image_place(const char *directory, unsigned image, uint64_t block);
 struct rig_spot rig_map_end(const char *directory, unsigned image, bool footer);
 /* A catalogue of which only records are read or changed. */
 struct gild_catalog *rig_catalog(const char *directory);

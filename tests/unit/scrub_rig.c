@@ -18,7 +18,7 @@
 #include "vdi/vdi.h"
 
 static const struct gild_store_options options = {
-    .threads = 2, .cache_bytes = 16u << 20, .segment_blocks = 256};
+    .threads = 2, .cache_bytes = 16u << 20, .segment_blocks = 256, .no_cleaner = true};
 
 static void must(bool good, const char *what, const struct gild_error *error) {
     if (good)

@@ -16,6 +16,8 @@
 #include <string.h>
 #include <time.h>
 
+#include "cache_tests.h"
+
 #define FRAME 4096u
 
 /* ---- a mailbox in place of the loop ---------------------------------------------------------- */
@@ -787,6 +789,7 @@ int main(void) {
     if (CU_initialize_registry() != CUE_SUCCESS || CU_register_suites(suites) != CUE_SUCCESS) {
         return 1;
     }
+    add_cache_race_tests();
     CU_basic_set_mode(CU_BRM_VERBOSE);
     CU_basic_run_tests();
     unsigned failed = CU_get_number_of_failures() + CU_get_number_of_failure_records();

@@ -298,6 +298,24 @@ static struct data_file make_content(void) {
     return read_data(used);
 }
 
+/* What is whole can be changed: pages that were free, and are zeroes now, are written over. Without
+ * a journal, which must not have more than the next file that is tried. */
+static int goes_on(void) {
+    static const uint8_t big[BIG_BYTES] = {1};
+    const struct gild_catalog_options bare = {.map_bytes = MAP_BYTES};
+    struct gild_catalog *catalog = opened(&bare);
+    int result = 0;
+    for (uint32_t key = 50000; key < 50020 && !result; key++) {
+        struct gild_txn *txn = begun(catalog, true);
+        CU_ASSERT_EQUAL(gild_txn_put(txn, GILD_TABLE_META, &key, sizeof key, big, sizeof big), 0);
+        result = gild_txn_commit(txn);
+    }
+    if (!result)
+        result = content_is_whole(catalog);
+    gild_catalog_close(catalog);
+    return result;
+}
+
 static void cut_off_at_each_page_it_is_refused_or_whole(void) {
     struct data_file file = make_content();
     unsigned outcomes[3] = {0};
@@ -308,6 +326,8 @@ static void cut_off_at_each_page_it_is_refused_or_whole(void) {
         CU_ASSERT_NOT_EQUAL(outcome, WRONG);
         if (outcome == REFUSED)
             CU_ASSERT_TRUE(data_is(&file, 0, NULL, pages * PAGE));
+        if (outcome == WHOLE)
+            CU_ASSERT_EQUAL(goes_on(), 0);
     }
     printf("cut off: refused %u, whole %u of %" PRIu64 " lengths; ", outcomes[REFUSED],
            outcomes[WHOLE], file.used);
@@ -316,6 +336,38 @@ static void cut_off_at_each_page_it_is_refused_or_whole(void) {
     write_data(&file, 0, NULL, file.used / 2 * PAGE);
     CU_ASSERT_EQUAL(try_open(&options), REFUSED);
     rebuilt_is_whole();
+    free(file.bytes);
+    drop_folder();
+}
+
+/* D6: too short, but whole, as a crash may leave it; and older than its journal. It is refused for
+ * that, and stays as short as it was. */
+static void a_short_one_that_is_refused_is_not_changed(void) {
+    static const uint8_t value[8] = {1};
+    struct data_file file = make_content();
+    unsigned whole = 0, last = 4;
+    for (unsigned newer = 0; newer < 2; newer++) {
+        for (uint64_t pages = file.used - last; pages < file.used; pages++) {
+            write_data(&file, 0, NULL, pages * PAGE);
+            enum outcome outcome = try_open(&options);
+            whole += outcome == WHOLE;
+            CU_ASSERT_TRUE(outcome == REFUSED || (outcome == WHOLE && !newer));
+            if (outcome == REFUSED)
+                CU_ASSERT_TRUE(data_is(&file, 0, NULL, pages * PAGE));
+        }
+        if (newer)
+            break;
+        write_data(&file, 0, NULL, file.length);
+        struct gild_catalog *catalog = opened(&options);
+        struct gild_txn *txn = begun(catalog, true);
+        CU_ASSERT_EQUAL(gild_txn_put(txn, GILD_TABLE_META, "newer", 5, value, sizeof value), 0);
+        CU_ASSERT_EQUAL(gild_txn_commit(txn), 0);
+        txn = begun(catalog, true); /* the journal may have one more than the catalogue */
+        CU_ASSERT_EQUAL(gild_txn_delete(txn, GILD_TABLE_META, "newer", 5), 0);
+        CU_ASSERT_EQUAL(gild_txn_commit(txn), 0);
+        gild_catalog_close(catalog);
+    }
+    CU_ASSERT_TRUE(whole >= 1);
     free(file.bytes);
     drop_folder();
 }
@@ -374,6 +426,56 @@ static void with_each_page_garbled_it_is_refused_or_whole(void) {
     drop_folder();
 }
 
+#define BRANCH \
+    1u /* of a page's flags, at byte 10; its children's nodes are named from byte 16 on */
+
+/* The second child of each branch is its first once more. */
+static unsigned turn_back(struct data_file *file) {
+    unsigned turned = 0;
+    for (uint64_t number = 2; number < file->used; number++) {
+        uint8_t *page = file->bytes + number * PAGE;
+        uint16_t flags, lower, node[2];
+        memcpy(&flags, page + 10, sizeof flags);
+        memcpy(&lower, page + 12, sizeof lower);
+        memcpy(node, page + 16, sizeof node);
+        if (flags != BRANCH || lower < 16 + sizeof node)
+            continue;
+        memcpy(page + node[1], page + node[0], 6); /* the child's page number */
+        turned++;
+    }
+    return turned;
+}
+
+static int count_keys(void *context, const void *key, size_t key_length, const void *value,
+                      size_t length) {
+    (void)key, (void)key_length, (void)value, (void)length;
+    ++*(unsigned *)context;
+    return 0;
+}
+
+/* Every page is whole, and every record; but a walk comes back to where it was. */
+static void a_walk_that_turns_back_is_refused(void) {
+    const struct gild_catalog_options bare = {.map_bytes = MAP_BYTES};
+    struct data_file file = make_content();
+    CU_ASSERT_TRUE_FATAL(turn_back(&file) >= 2);
+    write_data(&file, 0, NULL, file.length);
+    CU_ASSERT_EQUAL(try_open(&options), REFUSED);
+    struct gild_catalog *catalog = opened(&bare); /* which looks at no record */
+    struct gild_txn *txn = begun(catalog, false);
+    for (unsigned i = 0; i < 2; i++) {
+        unsigned keys = 0;
+        uint64_t count = 0;
+        enum gild_table table = i ? GILD_TABLE_SEGMENTS : GILD_TABLE_DESKTOPS;
+        CU_ASSERT_EQUAL(gild_txn_scan(txn, table, NULL, 0, count_keys, &keys), -EUCLEAN);
+        CU_ASSERT_EQUAL(gild_txn_count(txn, table, &count), 0);
+        CU_ASSERT_TRUE(keys < count); /* none of them twice */
+    }
+    gild_txn_abort(txn);
+    gild_catalog_close(catalog);
+    free(file.bytes);
+    drop_folder();
+}
+
 /* With no journal nothing looks at the file first: this is LMDB by itself, in a child. */
 static int alone(void) {
     const struct gild_catalog_options bare = {.map_bytes = MAP_BYTES};
@@ -393,6 +495,24 @@ static int alone(void) {
     while (waitpid(child, &status, 0) < 0 && errno == EINTR)
         ;
     return WIFEXITED(status) ? WEXITSTATUS(status) : 128 + WTERMSIG(status);
+}
+
+/* Nor is one that was cut off believed where nobody has looked first; refused, it keeps its length.
+ */
+static void cut_off_without_a_journal_it_is_not_believed(void) {
+    struct data_file file = make_content();
+    unsigned refused = 0;
+    for (uint64_t pages = 3; pages < file.used; pages += 5) {
+        write_data(&file, 0, NULL, pages * PAGE);
+        int outcome = alone();
+        refused += outcome == REFUSED;
+        CU_ASSERT_NOT_EQUAL(outcome, WRONG); /* LMDB may assert */
+        if (outcome == REFUSED)
+            CU_ASSERT_TRUE(data_is(&file, 0, NULL, pages * PAGE));
+    }
+    CU_ASSERT_TRUE(refused > 10);
+    free(file.bytes);
+    drop_folder();
 }
 
 static void told_what_lmdb_does_alone(void) {
@@ -430,8 +550,13 @@ int main(void) {
                 with_no_slot_left_it_says_so_and_goes_on);
     CU_add_test(suite, "cut off at each page it is refused or whole",
                 cut_off_at_each_page_it_is_refused_or_whole);
+    CU_add_test(suite, "D6: a short one that is refused is not changed",
+                a_short_one_that_is_refused_is_not_changed);
     CU_add_test(suite, "with each page garbled it is refused or whole",
                 with_each_page_garbled_it_is_refused_or_whole);
+    CU_add_test(suite, "D9: a walk that turns back is refused", a_walk_that_turns_back_is_refused);
+    CU_add_test(suite, "D6: cut off without a journal it is not believed",
+                cut_off_without_a_journal_it_is_not_believed);
     CU_add_test(suite, "what LMDB does alone is told", told_what_lmdb_does_alone);
     CU_basic_set_mode(CU_BRM_VERBOSE);
     CU_basic_run_tests();

@@ -99,7 +99,7 @@ static void test_a_frame_is_of_one_pack_and_group(void) {
         blocks[i] = (uint8_t)(i / 64);
     ssize_t packed = gild_zstd_compress(frame, sizeof frame, blocks, sizeof blocks, 1);
     CU_ASSERT_TRUE_FATAL(packed > 0 && packed < (ssize_t)sizeof blocks);
-    struct gild_pack_frame said = {.bytes = (uint32_t)packed, .blocks = 4};
+    struct gild_pack_frame said = {.bytes = (uint32_t)packed, .slots = 15};
     said.check = pack_frame_check(frame, (size_t)packed, 7, 300);
     CU_ASSERT_EQUAL(gild_pack_decode(frame, &said, 7, 300, out), 0);
     CU_ASSERT_EQUAL(memcmp(out, blocks, sizeof blocks), 0);

@@ -12,7 +12,7 @@
 /* ---- requests -------------------------------------------------------------------------------- */
 
 static void refuses(const char *request, enum gild_code code, const char *part) {
-    json_t *answer = control_run(NULL, NULL, request, NULL, NULL);
+    json_t *answer = control_run(NULL, NULL, 0, request, NULL, NULL);
     const char *told =
         json_string_value(json_object_get(json_object_get(answer, "error"), "message"));
     CU_ASSERT_EQUAL(control_answer_code(answer), code);

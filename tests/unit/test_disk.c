@@ -2,6 +2,7 @@
  * over checkpoints, clean reopens and SIGKILL. Seeds are printed; GILD_SEED replays one. */
 #include <CUnit/Basic.h>
 #include <errno.h>
+#include <fcntl.h>
 #include <inttypes.h>
 #include <semaphore.h>
 #include <signal.h>
@@ -506,7 +507,7 @@ static uint64_t unsettled_after(uint64_t checkpoint_log_bytes) {
     pid_t child = fork();
     if (child == 0) {
         struct call *call = calloc(1, sizeof *call);
-        uint8_t *buffer = calloc(1, 65536);
+        uint8_t *buffer = memset(malloc(65536), 7, 65536);
         if (gild_store_open(directory, &options, &store, &error))
             _exit(1);
         struct gild_disk *disk = open_delta(store, 1);
@@ -529,6 +530,13 @@ static void test_an_option_bounds_the_unsettled_log(void) {
     CU_ASSERT_TRUE(unsettled_after((uint64_t)1 << 18) < (uint64_t)32 << 20);
 }
 
+/* What the cleaner can not make room for. */
+static void noise(uint64_t at, uint8_t *buffer) {
+    struct gild_prng prng;
+    gild_prng_seed(&prng, seed + at);
+    gild_prng_fill(&prng, buffer, GILD_OP_MAX_BYTES);
+}
+
 /* A full store refuses writes with ENOSPC, keeps what it acknowledged, and goes on after space is
  * made. */
 static void test_a_full_store_refuses_and_keeps(void) {
@@ -544,7 +552,7 @@ static void test_a_full_store_refuses_and_keeps(void) {
     uint64_t acknowledged = 0;
     int err = 0;
     while (!err && acknowledged < (uint64_t)2 << 30) {
-        memset(buffer, (int)(acknowledged >> 20) + 1, GILD_OP_MAX_BYTES);
+        noise(acknowledged, buffer);
         err = run(call, disk, GILD_OP_WRITE, acknowledged, GILD_OP_MAX_BYTES, buffer, 0);
         acknowledged += err ? 0 : GILD_OP_MAX_BYTES;
     }
@@ -552,7 +560,7 @@ static void test_a_full_store_refuses_and_keeps(void) {
     CU_ASSERT_TRUE(acknowledged > (uint64_t)500 << 20);
     CU_ASSERT_EQUAL(run(call, disk, GILD_OP_FLUSH, 0, 0, NULL, 0), 0);
     for (uint64_t at = 0; at < acknowledged; at += (uint64_t)16 << 20) {
-        memset(buffer, (int)(at >> 20) + 1, GILD_OP_MAX_BYTES);
+        noise(at, buffer);
         CU_ASSERT_EQUAL(run(call, disk, GILD_OP_READ, at, GILD_OP_MAX_BYTES, back, 0), 0);
         CU_ASSERT_EQUAL(memcmp(buffer, back, GILD_OP_MAX_BYTES), 0);
     }
@@ -592,6 +600,28 @@ static void test_a_lost_catalogue_is_refused(void) {
     remove_store();
 }
 
+static void test_each_byte_of_the_superblock_is_checked(void) {
+    struct gild_error error = {0};
+    struct gild_store *store = NULL;
+    char path[128];
+    make_store(0);
+    snprintf(path, sizeof path, "%s/superblock", directory);
+    int fd = open(path, O_RDWR | O_CLOEXEC);
+    CU_ASSERT_TRUE_FATAL(fd >= 0);
+    for (off_t at = 0; at < 4096; at += at < 128 ? 1 : 331) {
+        uint8_t was, is;
+        CU_ASSERT_EQUAL(pread(fd, &was, 1, at), 1);
+        is = was ^ 0x10;
+        CU_ASSERT_EQUAL(pwrite(fd, &is, 1, at), 1);
+        CU_ASSERT_NOT_EQUAL(gild_store_open(directory, NULL, &store, &error), 0);
+        CU_ASSERT_EQUAL(pwrite(fd, &was, 1, at), 1);
+    }
+    close(fd);
+    CU_ASSERT_EQUAL_FATAL(gild_store_open(directory, NULL, &store, &error), 0);
+    CU_ASSERT_EQUAL(gild_store_close(store, &error), 0);
+    remove_store();
+}
+
 static void test_on_threads(void) {
     backend = GILD_LOOP_THREADS;
     test_reads_return_what_was_written();
@@ -616,6 +646,8 @@ int main(void) {
     CU_add_test(suite, "an option bounds what a start after a crash reads",
                 test_an_option_bounds_the_unsettled_log);
     CU_add_test(suite, "D6: a lost catalogue is refused", test_a_lost_catalogue_is_refused);
+    CU_add_test(suite, "D6: each byte of the superblock is checked",
+                test_each_byte_of_the_superblock_is_checked);
     CU_add_test(suite, "D7: a full store refuses and keeps", test_a_full_store_refuses_and_keeps);
     CU_basic_set_mode(CU_BRM_VERBOSE);
     CU_basic_run_tests();

@@ -15,6 +15,8 @@
 #include "base/bytes.h"
 #include "base/prng.h"
 #include "catalog/catalog.h"
+#include "catalog/journal.h"
+#include "catalog/kv.h"
 #include "io/file.h"
 
 #define MAP_BYTES (64u << 20)
@@ -182,6 +184,12 @@ static void changes(unsigned n) {
     gild_catalog_close(catalog);
 }
 
+static void change_surely(void) {
+    struct gild_catalog *catalog = opened();
+    change(catalog, true);
+    gild_catalog_close(catalog);
+}
+
 static bool refused(const char *word) {
     struct gild_catalog *catalog = NULL;
     struct gild_error error = {0};
@@ -213,6 +221,7 @@ static void test_lost(void) {
     char path[128];
     make_folder();
     for (unsigned round = 0; round < 6; round++) {
+        change_surely(); /* what never committed anything has nothing to lose */
         changes(1 + (unsigned)gild_prng_below(&prng, 60));
         snprintf(path, sizeof path, "%s/data.mdb", catalogue);
         CU_ASSERT_EQUAL(round % 2 ? unlink(path) : truncate(path, 0), 0);
@@ -264,6 +273,67 @@ static void test_garbled_page(void) {
     printf("(%u of %u garbled pages refused) ", refusals, pages);
     CU_ASSERT_TRUE(refusals > 10);
     free(whole);
+    drop_folder();
+}
+
+/* LMDB's pages above the leaves: flags at byte 10, the end of the nodes' offsets at 12, then these;
+ * a node has its key's length at 6, the key at 8. */
+static void test_garbled_separator(void) {
+    enum { FLAGS = 10, LOWER = 12, OFFSETS = 16, BRANCH = 1 };
+    size_t length;
+    unsigned separators = 0, refusals = 0;
+    make_folder();
+    changes(160);
+    uint8_t *bytes = content_of(catalogue, "data.mdb", &length);
+    for (uint8_t *page = bytes + 2 * 4096; page < bytes + length; page += 4096) {
+        if (gild_get_le16(page + FLAGS) != BRANCH)
+            continue;
+        for (uint16_t at = OFFSETS + 2; at < gild_get_le16(page + LOWER); at += 2) {
+            uint8_t *node = page + gild_get_le16(page + at), was = node[8];
+            if (!gild_get_le16(node + 6))
+                continue;
+            node[8] = 0xff;
+            put_content(catalogue, "data.mdb", bytes, length);
+            struct gild_catalog *catalog = NULL;
+            struct gild_error error = {0};
+            int result = gild_catalog_open(&catalog, catalogue, &options, &error);
+            separators++;
+            refusals += result != 0;
+            if (!result)
+                CU_ASSERT_TRUE(holds_model(catalog)); /* of a page that is free by now */
+            gild_catalog_close(catalog);
+            node[8] = was;
+            put_content(catalogue, "data.mdb", bytes, length);
+        }
+    }
+    printf("(%u of %u garbled separators refused) ", refusals, separators);
+    CU_ASSERT_TRUE(refusals > 3);
+    free(bytes);
+    drop_folder();
+}
+
+/* The newer of LMDB's two root pages; a lower number in it would leave the older one the truth. */
+static void test_garbled_root(void) {
+    enum { NUMBER = 144 };
+    size_t length;
+    make_folder();
+    changes(20);
+    uint8_t *bytes = content_of(catalogue, "data.mdb", &length);
+    for (unsigned page = 0; page < 2; page++) {
+        uint8_t *at = bytes + (size_t)page * 4096 + NUMBER;
+        uint64_t number = gild_get_le64(at);
+        uint64_t other = gild_get_le64(bytes + (size_t)!page * 4096 + NUMBER);
+        for (unsigned bit = 0; bit < 64; bit++) {
+            uint64_t garbled = number ^ UINT64_C(1) << bit;
+            if (garbled == other + 1 || garbled + 1 == other)
+                continue; /* as a crash may leave them */
+            gild_put_le64(at, garbled);
+            put_content(catalogue, "data.mdb", bytes, length);
+            CU_ASSERT_TRUE(refused("damaged"));
+        }
+        gild_put_le64(at, number);
+    }
+    free(bytes);
     drop_folder();
 }
 
@@ -435,6 +505,86 @@ static void test_first_journal(void) {
     drop_folder();
 }
 
+/* ---- refused, and not taken back ------------------------------------------------------------- */
+
+int __real_gild_kv_commit(struct gild_kv_txn *txn);
+int __wrap_gild_kv_commit(struct gild_kv_txn *txn);
+int __real_gild_journal_retract(struct gild_journal *of);
+int __wrap_gild_journal_retract(struct gild_journal *of);
+
+static int refuse_commit, refuse_retract; /* with this error, 0: not */
+
+int __wrap_gild_kv_commit(struct gild_kv_txn *txn) {
+    if (!refuse_commit)
+        return __real_gild_kv_commit(txn);
+    gild_kv_abort(txn);
+    return refuse_commit;
+}
+
+int __wrap_gild_journal_retract(struct gild_journal *of) {
+    return refuse_retract ? refuse_retract : __real_gild_journal_retract(of);
+}
+
+/* What a commit of one new key gives. */
+static int commit_one(struct gild_catalog *catalog, const char *key) {
+    struct gild_txn *txn;
+    CU_ASSERT_EQUAL_FATAL(gild_txn_begin(catalog, true, &txn), 0);
+    CU_ASSERT_EQUAL(gild_txn_put(txn, GILD_TABLE_META, key, strlen(key), "v", 1), 0);
+    return gild_txn_commit(txn);
+}
+
+static int found(struct gild_catalog *catalog, const char *key) {
+    struct gild_txn *txn;
+    char value[8];
+    size_t length = sizeof value;
+    CU_ASSERT_EQUAL_FATAL(gild_txn_begin(catalog, false, &txn), 0);
+    int result = gild_txn_get(txn, GILD_TABLE_META, key, strlen(key), value, &length);
+    gild_txn_abort(txn);
+    return result;
+}
+
+/* A transaction that LMDB had no room for is refused, and not there. If its record can not be taken
+ * out of the journal, it may be found one day: nobody is told then that nothing has happened, and
+ * nothing is committed behind it. */
+static void test_not_taken_back(void) {
+    static const int retracts[] = {-ENOSPC, -ENOMEM, -EIO};
+    struct gild_txn *txn;
+    make_folder();
+    changes(10);
+    struct gild_catalog *catalog = opened();
+    refuse_commit = -ENOSPC;
+    CU_ASSERT_EQUAL(commit_one(catalog, "refused"), -ENOSPC);
+    refuse_commit = 0;
+    CU_ASSERT_EQUAL(found(catalog, "refused"), -ENOENT);
+    change(catalog, true); /* it goes on */
+    gild_catalog_close(catalog);
+    lose_catalogue();
+    rebuilt();
+    for (unsigned i = 0; i < sizeof retracts / sizeof retracts[0]; i++) {
+        char key[16];
+        snprintf(key, sizeof key, "in doubt %u", i);
+        catalog = opened();
+        refuse_commit = -ENOSPC;
+        refuse_retract = retracts[i];
+        CU_ASSERT_EQUAL(commit_one(catalog, key), -EIO);
+        refuse_commit = refuse_retract = 0;
+        CU_ASSERT_EQUAL(found(catalog, key), -ENOENT);
+        CU_ASSERT_EQUAL(gild_txn_begin(catalog, true, &txn), -EIO);
+        gild_catalog_close(catalog);
+        if (i == 0) { /* and there it is */
+            lose_catalogue();
+            rebuilt();
+            catalog = opened();
+            CU_ASSERT_EQUAL(found(catalog, key), 0);
+            gild_catalog_close(catalog);
+        }
+        changes(3); /* the next open goes on behind it */
+    }
+    lose_catalogue();
+    rebuilt();
+    drop_folder();
+}
+
 int main(void) {
     const char *given = getenv("GILD_SEED");
     seed = given ? strtoull(given, NULL, 0) : (uint64_t)time(NULL);
@@ -444,12 +594,15 @@ int main(void) {
     if (CU_initialize_registry() != CUE_SUCCESS || !(suite = CU_add_suite("journal", NULL, NULL)) ||
         !CU_add_test(suite, "a lost catalogue comes back", test_lost) ||
         !CU_add_test(suite, "no garbled page is taken for the catalogue", test_garbled_page) ||
+        !CU_add_test(suite, "no garbled separator leads astray", test_garbled_separator) ||
+        !CU_add_test(suite, "no garbled root number leads astray", test_garbled_root) ||
         !CU_add_test(suite, "an older copy is refused", test_older_copy) ||
         !CU_add_test(suite, "a record whose commit did not happen", test_tail) ||
         !CU_add_test(suite, "a rotten journal is begun anew", test_rotten_journal) ||
         !CU_add_test(suite, "catalogue and journal damaged", test_both) ||
         !CU_add_test(suite, "a journal is rolled", test_roll) ||
-        !CU_add_test(suite, "a store from before the journal", test_first_journal))
+        !CU_add_test(suite, "a store from before the journal", test_first_journal) ||
+        !CU_add_test(suite, "D8: refused, and not taken back", test_not_taken_back))
         return 2;
     CU_basic_set_mode(CU_BRM_VERBOSE);
     CU_basic_run_tests();

@@ -18,6 +18,7 @@
 #include "io/backend.h"
 #include "log/log.h"
 #include "log/recover.h"
+#include "log/writer.h"
 #include "log_device.h"
 #include "log_rig.h"
 
@@ -288,6 +289,91 @@ static void test_a_sync_behind_unflushed_batches_flushes(void) {
     rig_end(rig);
 }
 
+struct later {
+    struct step step;
+    struct gild_task task;
+};
+
+static void fill_a_batch(struct gild_task *task) {
+    struct later *later = gild_container_of(task, struct later, task);
+    for (unsigned i = 0; i < GILD_BATCH_ENTRIES; i++) {
+        do_append(&later->step);
+        CU_ASSERT_EQUAL(later->step.result, 0);
+    }
+}
+
+static void do_append_and_more_later(void *context) {
+    struct later *later = context;
+    do_append(&later->step);
+    gild_loop_post(later->step.rig->loop.loop, &later->task);
+}
+
+/* A batch is about to be written ahead of the flush that is expected, when a burst of writes makes
+ * it the second of two: its own RWF_DSYNC would say nothing of the first. */
+static void test_a_write_ahead_does_not_count_for_one_before_it(void) {
+    struct rig *rig = rig_make(0, 2, 0);
+    struct later later = {.step = step_of(rig, rig->log), .task.run = fill_a_batch};
+    for (unsigned i = 0; i < 4; i++) {
+        CU_ASSERT_EQUAL(append(&later.step), 0);
+        CU_ASSERT_EQUAL(sync_now(rig, rig->log), 0);
+    }
+    CU_ASSERT_EQUAL(rig->device.dsyncs, 4);
+    step_prepare(&later.step);
+    loop_rig_call(&rig->loop, do_append_and_more_later, &later);
+    turns(rig);
+    CU_ASSERT_TRUE(rig->device.writes >= 5); /* the first of the two, as a plain write */
+    CU_ASSERT_EQUAL(rig->device.flushes, 0);
+    CU_ASSERT_EQUAL(sync_now(rig, rig->log), 0);
+    CU_ASSERT_EQUAL(rig->device.flushes, 1);
+    rig_end(rig);
+}
+
+/* ---- the keeper's writer ------------------------------------------------------------------------
+ */
+
+int __real_gild_file_sync(int fd);
+int __wrap_gild_file_sync(int fd);
+
+static _Atomic int failing_fd = -1; /* its next sync fails; what comes after it is counted */
+static _Atomic unsigned failing_syncs;
+
+int __wrap_gild_file_sync(int fd) {
+    if (fd != failing_fd)
+        return __real_gild_file_sync(fd);
+    return failing_syncs++ ? __real_gild_file_sync(fd) : -EIO;
+}
+
+/* The page cache may show what a failed sync lost: nothing more is written there, and the sync is
+ * not tried again (D5). */
+static void test_a_segment_whose_sync_failed_is_left(void) {
+    struct rig *rig = rig_make(0, 3, 0);
+    struct gild_log_writer writer;
+    uint8_t *page = calloc(1, GILD_LOG_BLOCK);
+    uint64_t place = 0, first = 0;
+    uint32_t check;
+    CU_ASSERT_EQUAL_FATAL(gild_log_writer_init(&writer, rig->segments, store_id, 9, true), 0);
+    for (uint64_t i = 0; i < 2; i++) {
+        CU_ASSERT_EQUAL(
+            gild_log_writer_append(&writer, GILD_ENTRY_NODE, 7, i, page, &first, &check), 0);
+        failing_fd = i ? writer.segment->fd : -1;
+        CU_ASSERT_EQUAL(gild_log_writer_flush(&writer), i ? -EIO : 0);
+    }
+    for (uint64_t i = 2; i < 4; i++) {
+        CU_ASSERT_EQUAL(
+            gild_log_writer_append(&writer, GILD_ENTRY_NODE, 7, i, page, &place, &check), 0);
+        CU_ASSERT_NOT_EQUAL(gild_place_serial(place), gild_place_serial(first));
+        CU_ASSERT_EQUAL(gild_log_writer_flush(&writer), 0);
+    }
+    CU_ASSERT_EQUAL(failing_syncs, 1);
+    struct gild_segment *left = gild_segments_find(rig->segments, gild_place_serial(first));
+    CU_ASSERT_PTR_NOT_NULL_FATAL(left);
+    CU_ASSERT_TRUE(atomic_load(&left->closed)); /* so that a checkpoint finds it empty one day */
+    failing_fd = -1;
+    gild_log_writer_fini(&writer);
+    free(page);
+    rig_end(rig);
+}
+
 /* ---- recovery
  * ------------------------------------------------------------------------------------ */
 
@@ -511,6 +597,45 @@ static void test_an_old_life_is_never_replayed(void) {
     rig_remove(rig);
 }
 
+/* What was taken of late is worth its files, until somebody else wants the room. */
+static void test_emptied_files_are_kept_for_what_comes(void) {
+    enum { TAKEN = 16, EMPTIED = 4 };
+    struct rig *rig = rig_make(0, 1, 0);
+    CU_ASSERT_EQUAL(sync_now(rig, rig->log), 0);
+    rig_stop(rig);
+    struct gild_recover_stream stream = {.stream = 1};
+    struct seen seen;
+    struct gild_segment *taken[TAKEN];
+    struct gild_segments_totals before, now;
+    CU_ASSERT_EQUAL(recover(rig, &stream, 1, &seen, NULL), 0);
+    for (unsigned i = 0; i < TAKEN; i++)
+        CU_ASSERT_EQUAL_FATAL(gild_segments_take_now(rig->segments, false, &taken[i]), 0);
+    gild_segments_get_totals(rig->segments, &before);
+    for (unsigned i = 0; i < EMPTIED; i++) {
+        forget(rig, taken[i]->serial);
+        CU_ASSERT_EQUAL(gild_segments_recycle(rig->segments, taken[i]), 0);
+    }
+    gild_segments_quiet(rig->segments);
+    gild_segments_get_totals(rig->segments, &now);
+    CU_ASSERT_EQUAL(now.bytes, before.bytes);
+    gild_segments_release(rig->segments, 1);
+    gild_segments_get_totals(rig->segments, &now);
+    CU_ASSERT_EQUAL(now.bytes, before.bytes - before.segment_bytes);
+    gild_segments_release(rig->segments, UINT64_MAX);
+    gild_segments_get_totals(rig->segments, &now);
+    CU_ASSERT_TRUE(now.bytes <= before.bytes - 2 * before.segment_bytes);
+    gild_segments_get_totals(rig->segments, &before);
+    for (unsigned i = EMPTIED; i < TAKEN; i++) { /* not those of a log that has become small */
+        forget(rig, taken[i]->serial);
+        CU_ASSERT_EQUAL(gild_segments_recycle(rig->segments, taken[i]), 0);
+    }
+    gild_segments_quiet(rig->segments);
+    gild_segments_get_totals(rig->segments, &now);
+    CU_ASSERT_TRUE(now.bytes <= before.bytes / 2);
+    gild_segments_destroy(rig->segments);
+    rig_remove(rig);
+}
+
 int main(void) {
     CU_initialize_registry();
     CU_pSuite suite = CU_add_suite("log", NULL, NULL);
@@ -527,12 +652,18 @@ int main(void) {
                 test_a_buffer_stays_while_one_before_it_is_unwritten);
     CU_add_test(suite, "D1: a sync behind unflushed batches flushes",
                 test_a_sync_behind_unflushed_batches_flushes);
+    CU_add_test(suite, "D1: a write ahead does not count for one before it",
+                test_a_write_ahead_does_not_count_for_one_before_it);
+    CU_add_test(suite, "D5: a segment whose sync failed is left",
+                test_a_segment_whose_sync_failed_is_left);
     CU_add_test(suite, "D10: streams over segments are replayed in order",
                 test_two_streams_over_segments_are_replayed_in_order);
     CU_add_test(suite, "a gap above the durable ends the log",
                 test_a_gap_above_the_durable_ends_the_log);
     CU_add_test(suite, "rot below the durable is refused", test_rot_below_the_durable_is_refused);
     CU_add_test(suite, "an old life is never replayed", test_an_old_life_is_never_replayed);
+    CU_add_test(suite, "emptied files are kept for what comes",
+                test_emptied_files_are_kept_for_what_comes);
     CU_basic_set_mode(CU_BRM_VERBOSE);
     CU_basic_run_tests();
     unsigned failures = CU_get_number_of_failures();

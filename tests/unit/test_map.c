@@ -14,6 +14,8 @@
 
 #include "base/prng.h"
 #include "map/delta.h"
+#include "map/format.h"
+#include "map/mend.h"
 #include "map/sealed.h"
 
 #define BLOCKS (GILD_DIR_BLOCKS * 2 + 1000)
@@ -30,6 +32,8 @@ struct rig {
     int64_t live;       /* what count() says, data and nodes */
     int64_t live_nodes; /* of these, nodes that checkpoints wrote and count() took away */
     uint64_t *truth;
+    uint64_t *frozen_truth; /* as of the freeze */
+    uint64_t frozen_dirs[(BLOCKS + GILD_DIR_BLOCKS - 1) / GILD_DIR_BLOCKS];
 };
 
 static bool is_node(uint64_t place) {
@@ -129,6 +133,46 @@ static void put_node(struct rig *rig, struct gild_page *page) {
         rig->live_nodes--;
 }
 
+static bool freeze(struct rig *rig) {
+    bool any = gild_delta_freeze(&rig->map);
+    for (uint32_t d = 0; d < rig->map.dir_count; d++) {
+        uint64_t ref = rig->map.dirs[d];
+        bool clean = gild_ref_is_page(ref) && !gild_ref_page(ref)->frozen;
+        rig->frozen_dirs[d] = clean ? gild_ref_page(ref)->origin : ref;
+    }
+    memcpy(rig->frozen_truth, rig->truth, BLOCKS * sizeof *rig->truth);
+    return any;
+}
+
+/* The node that a reference leads to, or NULL where all below it is the reference itself. */
+static const void *written_node(struct rig *rig, uint64_t ref, enum gild_node_kind kind,
+                                uint64_t index) {
+    if (gild_place_type(ref) != GILD_PLACE_LOG)
+        return NULL;
+    CU_ASSERT_EQUAL(gild_node_verify(node_at(rig, ref), kind, 7, index), 0);
+    return node_at(rig, ref);
+}
+
+/* Blocks of which the nodes that were written say something else than the map did at the freeze,
+ * whatever has changed since. */
+static uint64_t wrong_as_written(struct rig *rig) {
+    uint64_t wrong = 0, block = 0;
+    for (uint32_t d = 0; d < rig->map.dir_count; d++) {
+        uint64_t dir_ref = rig->frozen_dirs[d];
+        if (gild_ref_is_page(dir_ref))
+            dir_ref = gild_ref_page(dir_ref)->settled;
+        const struct gild_dir *dir = written_node(rig, dir_ref, GILD_NODE_DIR, d);
+        for (uint32_t i = 0; i < GILD_DIR_REFS && block < BLOCKS; i++) {
+            uint64_t ref = dir ? dir->ref[i] : dir_ref;
+            const struct gild_leaf *leaf =
+                written_node(rig, ref, GILD_NODE_LEAF, (uint64_t)d * GILD_DIR_REFS + i);
+            for (uint32_t b = 0; b < GILD_LEAF_BLOCKS && block < BLOCKS; b++, block++)
+                wrong += (leaf ? leaf->place[b] : ref) != rig->frozen_truth[block];
+        }
+    }
+    return wrong;
+}
+
 /* What a checkpoint does with frozen pages: leaves, then directories. */
 static void write_frozen(struct rig *rig) {
     for (struct gild_page *page = rig->map.frozen; page; page = page->next)
@@ -137,6 +181,7 @@ static void write_frozen(struct rig *rig) {
     for (struct gild_page *page = rig->map.frozen; page; page = page->next)
         if (page->kind == GILD_NODE_DIR)
             put_node(rig, page);
+    CU_ASSERT_EQUAL(wrong_as_written(rig), 0);
 }
 
 /* Nodes that the map reaches on disk, dirty pages' origins included. */
@@ -194,6 +239,7 @@ static void test_tree_is_a_flat_array(void) {
     struct gild_prng prng;
     gild_prng_seed(&prng, seed);
     rig.truth = calloc(BLOCKS, sizeof *rig.truth);
+    rig.frozen_truth = calloc(BLOCKS, sizeof *rig.truth);
     rig.nodes = malloc((size_t)MAX_NODES * GILD_NODE_BYTES);
     CU_ASSERT_EQUAL_FATAL(gild_page_pool_init(&rig.pool, (size_t)64 << 20), 0);
     CU_ASSERT_EQUAL_FATAL(gild_delta_map_init(&rig.map, 7, BLOCKS * 4096, &rig.pool, count, &rig),
@@ -204,7 +250,7 @@ static void test_tree_is_a_flat_array(void) {
         switch (gild_prng_below(&prng, 60)) {
         case 0:
             if (!frozen)
-                frozen = gild_delta_freeze(&rig.map), written = false;
+                frozen = freeze(&rig), written = false;
             break;
         case 1:
             if (frozen && !written) {
@@ -244,6 +290,7 @@ static void test_tree_is_a_flat_array(void) {
     CU_ASSERT_EQUAL(rig.pool.used, 0);
     gild_page_pool_fini(&rig.pool);
     free(rig.nodes);
+    free(rig.frozen_truth);
     free(rig.truth);
 }
 
@@ -360,6 +407,96 @@ static void test_sealed_map_round_trip_and_rot(void) {
     rmdir(directory);
 }
 
+/* ---- mending -----------------------------------------------------------------------------------
+ */
+
+#define MEND_LEAVES 4u
+
+struct lost {
+    uint64_t first, count;
+    unsigned ranges;
+};
+
+static void lost(void *context, uint64_t first_block, uint64_t count) {
+    struct lost *lost = context;
+    lost->first = first_block;
+    lost->count += count;
+    lost->ranges++;
+}
+
+static bool no_pack_is_lost(void *context, uint32_t pack_id) {
+    (void)context, (void)pack_id;
+    return false;
+}
+
+/* Spoils the node of this kind and index. */
+static void spoil_node(int fd, enum gild_node_kind kind, uint64_t index) {
+    uint8_t page[GILD_NODE_BYTES] __attribute__((aligned(8)));
+    const struct gild_node_header *header = (void *)page;
+    for (off_t at = 0; pread(fd, page, sizeof page, at) == (ssize_t)sizeof page;
+         at += (off_t)sizeof page)
+        if (header->magic == GILD_NODE_MAGIC && header->kind == kind && header->index == index) {
+            page[GILD_NODE_BYTES / 2] ^= 1;
+            CU_ASSERT_EQUAL(pwrite(fd, page, sizeof page, at), (ssize_t)sizeof page);
+            return;
+        }
+    CU_FAIL("there is no such node");
+}
+
+/* The directory is rotten, so only the footer's count could tell that a leaf is missing. */
+static struct lost mended(bool spoil_leaf, bool footer_lies) {
+    char directory[] = "/var/tmp/gild-map-XXXXXX", path[128], aside[128], command[64];
+    struct map_footer footer;
+    struct stat st;
+    struct gild_error error = {0};
+    struct gild_map_mended result;
+    struct lost told = {0};
+    CU_ASSERT_PTR_NOT_NULL_FATAL(mkdtemp(directory));
+    uint64_t size = (uint64_t)MEND_LEAVES * GILD_LEAF_BLOCKS * 4096;
+    build(directory, 9, size, 10);
+    snprintf(path, sizeof path, "%s/%016x.map", directory, 9);
+    snprintf(aside, sizeof aside, "%s/aside", directory);
+    int fd = open(path, O_RDWR);
+    CU_ASSERT_EQUAL_FATAL(fstat(fd, &st), 0);
+    off_t end = st.st_size - (off_t)sizeof footer;
+    CU_ASSERT_EQUAL_FATAL(pread(fd, &footer, sizeof footer, end), (ssize_t)sizeof footer);
+    CU_ASSERT_EQUAL(footer.leaves, MEND_LEAVES);
+    spoil_node(fd, GILD_NODE_DIR, 0);
+    if (spoil_leaf)
+        spoil_node(fd, GILD_NODE_LEAF, 2);
+    footer.leaves -= footer_lies; /* its check is wrong now */
+    CU_ASSERT_EQUAL(pwrite(fd, &footer, sizeof footer, end), (ssize_t)sizeof footer);
+    close(fd);
+    const struct gild_map_mend how = {
+        .directory = directory,
+        .aside = aside,
+        .store_id = store_id,
+        .map_id = 9,
+        .size_bytes = size,
+        .data_blocks = footer.data_blocks + 1, /* the catalogue's count does not help */
+        .pack_lost = no_pack_is_lost,
+        .lost = lost,
+        .context = &told,
+    };
+    CU_ASSERT_EQUAL(gild_map_mend(&how, &result, &error), 0);
+    CU_ASSERT_TRUE(result.damaged);
+    CU_ASSERT_EQUAL(result.lost_blocks, told.count);
+    snprintf(command, sizeof command, "rm -rf '%s'", directory);
+    CU_ASSERT_EQUAL(system(command), 0);
+    return told;
+}
+
+/* What a rotten directory may have named is lost, and not a hole, unless all leaves are there; and
+ * how many there were is asked of a whole footer only. */
+static void test_a_rotten_footer_does_not_count_leaves(void) {
+    struct lost none = mended(false, false), one = mended(true, false), lied = mended(true, true);
+    CU_ASSERT_EQUAL(none.ranges, 0);
+    CU_ASSERT_EQUAL(one.first, 2 * GILD_LEAF_BLOCKS);
+    CU_ASSERT_EQUAL(one.count, GILD_LEAF_BLOCKS);
+    CU_ASSERT_EQUAL(lied.first, 2 * GILD_LEAF_BLOCKS);
+    CU_ASSERT_EQUAL(lied.count, GILD_LEAF_BLOCKS);
+}
+
 static void test_an_unfinished_map_leaves_nothing(void) {
     char directory[] = "/var/tmp/gild-map-XXXXXX";
     struct gild_map_builder *builder;
@@ -382,6 +519,8 @@ int main(void) {
     CU_add_test(suite, "an empty page pool changes nothing", test_an_empty_pool_changes_nothing);
     CU_add_test(suite, "D3, D9: sealed maps: round trip, and rot is found",
                 test_sealed_map_round_trip_and_rot);
+    CU_add_test(suite, "D3: a rotten footer does not count leaves",
+                test_a_rotten_footer_does_not_count_leaves);
     CU_add_test(suite, "D8: an unfinished map leaves nothing",
                 test_an_unfinished_map_leaves_nothing);
     CU_basic_set_mode(CU_BRM_VERBOSE);

@@ -263,6 +263,41 @@ static void unknown_packs_and_groups_are_refused(void) {
     rig_fini(&rig);
 }
 
+struct removing {
+    struct rig *rig;
+    unsigned visits;
+    size_t open; /* descriptors, once it was removed */
+};
+
+static int remove_it(void *context, uint32_t group,
+                     const uint8_t fingerprint[GILD_FINGERPRINT_BYTES]) {
+    struct removing *removing = context;
+    (void)group, (void)fingerprint;
+    if (removing->visits++ == 0) {
+        CU_ASSERT_EQUAL(gild_packs_remove(removing->rig->packs, 1, NULL), 0);
+        removing->open = rig_descriptors(removing->rig);
+    }
+    return 0;
+}
+
+/* Its space is the file system's again only when nobody has the file open. */
+static void a_removed_pack_is_closed_by_the_last_who_reads_it(void) {
+    struct rig rig;
+    rig_init(&rig);
+    mix(0, 100);
+    CU_ASSERT_EQUAL_FATAL(rig_ingest(&rig, numbers, 500, 2, 0, NULL), 0);
+    CU_ASSERT(rig_descriptors(&rig) > 0);
+    struct removing removing = {.rig = &rig};
+    CU_ASSERT_EQUAL(gild_pack_prints(rig.packs, 1, remove_it, &removing), 0);
+    CU_ASSERT_EQUAL(removing.visits, 500); /* to the end, though it was gone */
+    CU_ASSERT(removing.open > 0);
+    CU_ASSERT_EQUAL(rig_descriptors(&rig), 0);
+    CU_ASSERT_EQUAL_FATAL(rig_ingest(&rig, numbers, 500, 2, 0, NULL), 0);
+    CU_ASSERT_EQUAL(gild_packs_remove(rig.packs, 2, NULL), 0);
+    CU_ASSERT_EQUAL(rig_descriptors(&rig), 0);
+    rig_fini(&rig);
+}
+
 static void the_filter_misses_nothing_and_seldom_errs(void) {
     enum { KEYS = 50000, BLOCKS = KEYS * 12 / 256 };
     struct pack_filter_block *filter = calloc(BLOCKS, sizeof *filter);
@@ -296,8 +331,11 @@ int main(void) {
     CU_ADD_TEST(suite, a_full_disk_leaves_nothing);
     CU_ADD_TEST(suite, readers_do_not_mind_adds_and_removes);
     CU_ADD_TEST(suite, unknown_packs_and_groups_are_refused);
+    CU_ADD_TEST(suite, a_removed_pack_is_closed_by_the_last_who_reads_it);
     CU_ADD_TEST(suite, the_filter_misses_nothing_and_seldom_errs);
     add_rot_tests();
+    add_compact_tests();
+    add_verify_tests();
     CU_basic_run_tests();
     unsigned failed = CU_get_number_of_failures();
     CU_cleanup_registry();

@@ -7,6 +7,7 @@
 
 #include "base/place.h"
 #include "codec/hash.h"
+#include "io/file.h"
 #include "pack/format.h"
 #include "pack_rig.h"
 
@@ -136,12 +137,16 @@ static void newer(struct pack_head *head) {
 
 static void unknown_feature(struct pack_head *head) {
     head->version = PACK_VERSION;
-    head->incompatible = 1;
+    head->incompatible = 2;
 }
 
 static void compatible_feature(struct pack_head *head) {
     head->incompatible = 0;
     head->compatible = 1;
+}
+
+static void dropping(struct pack_head *head) {
+    head->incompatible = PACK_DROPS;
 }
 
 static void other_store(struct pack_head *head) {
@@ -165,6 +170,23 @@ static void another_formats_pack_is_refused(void) {
     rewrite_heads(data, length, compatible_feature);
     rig_save(path, data, length);
     CU_ASSERT_EQUAL(rig_reopen(&rig, 1, 1, &error), 0);
+    /* A feature that only one end has, and one that the table does not know of. */
+    struct pack_header *header = (void *)data;
+    header->head.incompatible = PACK_DROPS;
+    header->check = pack_edge_check(header, 1);
+    rig_save(path, data, length);
+    CU_ASSERT_EQUAL(rig_reopen(&rig, 1, 1, &error), -EUCLEAN);
+    header->head.incompatible = 0;
+    header->head.generation = 2; /* and the end of another rewrite */
+    header->check = pack_edge_check(header, 1);
+    rig_save(path, data, length);
+    CU_ASSERT_EQUAL(rig_reopen(&rig, 1, 1, &error), -EUCLEAN);
+    header->head.generation = 1;
+    rewrite_heads(data, length, dropping);
+    rig_save(path, data, length);
+    CU_ASSERT_EQUAL(rig_reopen(&rig, 1, 1, &error), 0);
+    CU_ASSERT_EQUAL(gild_pack_check(rig.packs, 1, &(struct gild_pack_look){0}), -EUCLEAN);
+    rewrite_heads(data, length, compatible_feature);
     rig_save(rig_path(&rig, 2, path), data, length);
     CU_ASSERT_EQUAL(rig_reopen(&rig, 2, 2, &error), -EUCLEAN);
     CU_ASSERT_EQUAL(error.code, GILD_CORRUPT);
@@ -224,9 +246,43 @@ static void a_lying_table_entry_is_refused(void) {
         {.offset = 5000, .bytes = 3000, .blocks = 0},
         {.offset = 5000, .bytes = 3000, .blocks = 16, .flags = 1},
         {.offset = 5000, .bytes = 3000, .blocks = 16, .flags = 2},
+        {.offset = 5000, .bytes = 3000, .blocks = 15, .dropped = 4},
+        {.offset = 5000, .bytes = 0, .blocks = 0, .dropped = 1},
     };
     for (size_t i = 0; i < sizeof bad / sizeof bad[0]; i++) {
         page.entry[4] = bad[i];
+        CU_ASSERT_EQUAL(gild_pack_table_entry(&page, 3, group, 4, &frame), -EUCLEAN);
+    }
+    /* Where slots may be dropped, blocks and dropped are the group's slots, and nothing is nothing.
+     */
+    page.features = PACK_DROPS;
+    const struct pack_entry right[] = {
+        good,
+        {.offset = 5000, .bytes = 3000, .blocks = 15, .dropped = 0x8000},
+        {.offset = 5000, .bytes = 3000, .blocks = 1, .dropped = 0xfffe},
+        {.offset = 5000, .bytes = 3000, .blocks = 2, .dropped = 1},
+        {.offset = 8000, .bytes = 0, .blocks = 0, .dropped = 0xffff},
+        {.offset = 5000, .bytes = 0, .blocks = 0, .dropped = 1},
+    };
+    static const uint16_t slots[] = {0xffff, 0x7fff, 0x0001, 0x0006, 0, 0};
+    for (size_t i = 0; i < sizeof right / sizeof right[0]; i++) {
+        page.entry[4] = right[i];
+        CU_ASSERT_EQUAL(gild_pack_table_entry(&page, 3, group, 4, &frame), 0);
+        CU_ASSERT_EQUAL(frame.slots, slots[i]);
+        CU_ASSERT_EQUAL(frame.dropped, right[i].dropped);
+        CU_ASSERT_EQUAL(frame.read_bytes, right[i].bytes ? 4096 : 0);
+    }
+    const struct pack_entry wrong[] = {
+        {.offset = 5000, .bytes = 3000, .blocks = 16, .dropped = 1},     /* 17 slots */
+        {.offset = 5000, .bytes = 3000, .blocks = 1, .dropped = 0x8000}, /* beyond them */
+        {.offset = 5000, .bytes = 1000, .blocks = 0, .dropped = 0xffff}, /* bytes of nothing */
+        {.offset = 5000, .bytes = 0, .blocks = 1, .dropped = 0xfffe},    /* nothing of a block */
+        {.offset = 5000, .bytes = 4096, .blocks = 1, .dropped = 0xfffe}, /* not said to be raw */
+        {.offset = 5000, .blocks = 0, .dropped = 1, .flags = 1},
+        {.offset = 5000, .blocks = 0, .dropped = 0},
+    };
+    for (size_t i = 0; i < sizeof wrong / sizeof wrong[0]; i++) {
+        page.entry[4] = wrong[i];
         CU_ASSERT_EQUAL(gild_pack_table_entry(&page, 3, group, 4, &frame), -EUCLEAN);
     }
 }
@@ -240,7 +296,7 @@ static void a_lying_frame_is_refused(void) {
     size_t length, refused = 0;
     make_pack(&rig, path, &data, &length);
     for (unsigned round = 0; round < 5000; round++) {
-        struct gild_pack_frame frame = {.blocks = rig_draw() % 20};
+        struct gild_pack_frame frame = {.slots = (uint16_t)rig_draw()};
         frame.bytes = round % 2 ? rig_draw() % 70000 : rig_draw() % 9000;
         size_t room = frame.bytes < sizeof bytes ? frame.bytes : sizeof bytes;
         memcpy(bytes, data + 4096, room < length - 4096 ? room : length - 4096);
@@ -286,12 +342,13 @@ static bool offer_block(void *context, const uint8_t fingerprint[GILD_FINGERPRIN
 /* A copy that is not the content is not taken, however it is offered; one that is, is. */
 static void only_the_right_content_heals(void) {
     static uint8_t right[GILD_GROUP_BYTES], wrong[GILD_GROUP_BYTES];
+    uint16_t slots;
     struct rig rig;
     char path[256];
     uint8_t *data;
     size_t length, refused;
     make_pack(&rig, path, &data, &length);
-    CU_ASSERT_EQUAL_FATAL(gild_pack_read_group(rig.packs, 1, 0, right), 0);
+    CU_ASSERT_EQUAL_FATAL(gild_pack_read_group(rig.packs, 1, 0, right, &slots), 0);
     memcpy(wrong, right, sizeof wrong);
     wrong[BLOCK * 7 + 99] ^= 1;
     data[4096 + 100] ^= 1;
@@ -318,6 +375,69 @@ static void only_the_right_content_heals(void) {
     rig_fini(&rig);
 }
 
+/* ---- a disk that does not write what it was given -------------------------------------------- */
+
+int __real_gild_file_write(int fd, const void *buffer, size_t length, uint64_t offset);
+int __wrap_gild_file_write(int fd, const void *buffer, size_t length, uint64_t offset);
+
+uint64_t rig_wrong_at;
+
+int __wrap_gild_file_write(int fd, const void *buffer, size_t length, uint64_t offset) {
+    int err = rig_before_write();
+    if (!err)
+        err = __real_gild_file_write(fd, buffer, length, offset);
+    if (err || !rig_wrong_at || rig_wrong_at < offset || rig_wrong_at - offset >= length)
+        return err;
+    size_t at = (size_t)(rig_wrong_at - offset) & ~(size_t)4095; /* O_DIRECT: whole pages */
+    uint8_t *page = aligned_alloc(4096, 4096);
+    memcpy(page, (const uint8_t *)buffer + at, 4096);
+    page[(rig_wrong_at - offset) % 4096] ^= 0x40;
+    err = __real_gild_file_write(fd, page, 4096, offset + at);
+    free(page);
+    rig_wrong_at = 0;
+    return err;
+}
+
+/* Of the groups that were good one is not in the new file: the old one stays as it is. */
+static void a_rewritten_pack_is_read_back_first(void) {
+    static uint8_t right[GILD_GROUP_BYTES];
+    struct rig rig;
+    char path[256];
+    uint8_t *data, *after;
+    size_t length, after_length, refused;
+    uint16_t slots;
+    make_pack(&rig, path, &data, &length);
+    CU_ASSERT_EQUAL_FATAL(gild_pack_read_group(rig.packs, 1, 0, right, &slots), 0);
+    data[4096 + 100] ^= 1;
+    rig_save(path, data, length);
+    struct offer offer = {.group = right};
+    const struct gild_pack_repair how = {.copy = offer_group, .context = &offer};
+    struct gild_pack_repaired done;
+    CU_ASSERT_EQUAL_FATAL(rig_reopen(&rig, 1, 1, NULL), 0);
+    rig_wrong_at = 3 * GILD_GROUP_BYTES;
+    CU_ASSERT_EQUAL(gild_pack_repair(rig.packs, 1, &how, &done), -EIO);
+    CU_ASSERT_EQUAL(rig_wrong_at, 0);
+    CU_ASSERT_FALSE(done.rewritten);
+    CU_ASSERT_EQUAL(done.lost_count, 1);
+    CU_ASSERT_EQUAL(rig_files(&rig), 1);
+    gild_pack_let_go(done.old);
+    free(done.lost);
+    after = rig_load(path, &after_length);
+    CU_ASSERT(after_length == length && memcmp(after, data, length) == 0);
+    free(after);
+    size_t good = rig_verify(&rig, numbers, COUNT, &refused);
+    CU_ASSERT_EQUAL(good + refused, COUNT);
+    CU_ASSERT(refused > 0 && refused <= 2 * GILD_GROUP_BLOCKS); /* group 0 alone */
+    /* The next time it is written as it should be. */
+    CU_ASSERT_EQUAL(gild_pack_repair(rig.packs, 1, &how, &done), 0);
+    CU_ASSERT_TRUE(done.rewritten);
+    gild_pack_let_go(done.old);
+    free(done.lost);
+    CU_ASSERT_EQUAL(rig_verify(&rig, numbers, COUNT, &refused), COUNT);
+    free(data);
+    rig_fini(&rig);
+}
+
 void add_rot_tests(void) {
     CU_pSuite suite = CU_add_suite("pack, rot", NULL, NULL);
     CU_ADD_TEST(suite, any_rotten_byte_is_found_and_never_read);
@@ -328,4 +448,5 @@ void add_rot_tests(void) {
     CU_ADD_TEST(suite, a_lying_table_entry_is_refused);
     CU_ADD_TEST(suite, a_lying_frame_is_refused);
     CU_ADD_TEST(suite, only_the_right_content_heals);
+    CU_ADD_TEST(suite, a_rewritten_pack_is_read_back_first);
 }

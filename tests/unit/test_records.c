@@ -101,6 +101,7 @@ static void fill_segment(struct gild_prng *prng, union any_record *record) {
     record->segment.state = (uint8_t)gild_prng_below(prng, GILD_SEGMENT_FULL + 1);
     record->segment.holds_nodes = (uint8_t)gild_prng_below(prng, 2);
     record->segment.live_blocks = gild_prng_next(prng);
+    record->segment.closed_s = gild_prng_next(prng);
 }
 
 static void fill_stream(struct gild_prng *prng, union any_record *record) {
@@ -150,8 +151,8 @@ static bool same_pool(const struct gild_rec_pool *a, const struct gild_rec_pool 
 static bool same_delta(const struct gild_rec_delta *a, const struct gild_rec_delta *b) {
     return a->size_bytes == b->size_bytes && a->parent_map == b->parent_map &&
            a->parent_size_bytes == b->parent_size_bytes && a->mapped_blocks == b->mapped_blocks &&
-           a->changed_ns == b->changed_ns && a->root_count == b->root_count &&
-           !memcmp(a->roots, b->roots, sizeof a->roots);
+           a->packed_blocks == b->packed_blocks && a->changed_ns == b->changed_ns &&
+           a->root_count == b->root_count && !memcmp(a->roots, b->roots, sizeof a->roots);
 }
 
 static bool same_map(const struct gild_rec_map *a, const struct gild_rec_map *b) {
@@ -180,7 +181,8 @@ static bool same(size_t kind, const union any_record *a, const union any_record 
     case 7:
         return a->segment.state == b->segment.state &&
                a->segment.holds_nodes == b->segment.holds_nodes &&
-               a->segment.live_blocks == b->segment.live_blocks;
+               a->segment.live_blocks == b->segment.live_blocks &&
+               a->segment.closed_s == b->segment.closed_s;
     default:
         return !memcmp(&a->stream, &b->stream, sizeof a->stream);
     }
@@ -241,9 +243,18 @@ static void another_type_or_version_is_refused(void) {
         for (size_t other = 0; other < KINDS; other++)
             if (other != k)
                 CU_ASSERT_EQUAL(decode_exactly(&kinds[other], record_out, room, length), -EUCLEAN);
-        gild_put_le16(room + 2, 2);
+        gild_put_le16(room + 2, 3);
         CU_ASSERT_EQUAL(decode_exactly(&kinds[k], record_out, room, length), -EUCLEAN);
     }
+}
+
+/* The version that a record of this kind is written as. */
+static const unsigned char *latest_of(size_t k) {
+    static const unsigned char one[2] = {1, 0}, two[2] = {2, 0};
+    return strcmp(kinds[k].name, "delta") && strcmp(kinds[k].name, "pack") &&
+                   strcmp(kinds[k].name, "segment")
+               ? one
+               : two;
 }
 
 /* Garbage behind a right head, and right records with flipped bits: whatever a decoder accepts must
@@ -270,6 +281,8 @@ static void garbage_never_crashes(void) {
         }
         if (decode_exactly(&kinds[k], record_out, room, length) == 0) {
             accepted++;
+            if (gild_get_le16(room + 2) < gild_get_le16(latest_of(k)))
+                continue; /* an older layout: it is not written any more */
             CU_ASSERT_EQUAL_FATAL(kinds[k].encode(record_out, again), length);
             CU_ASSERT_EQUAL(memcmp(again, room, length), 0);
         }
@@ -304,7 +317,7 @@ static void values_out_of_range_are_refused(void) {
 
     memset(record_in, 0, sizeof *record_in);
     length = encode_delta(record_in, room);
-    gild_put_le32(room + 44, GILD_DELTA_ROOTS_MAX + 1);
+    gild_put_le32(room + 52, GILD_DELTA_ROOTS_MAX + 1);
     memset(room + length, 0, 8 * (GILD_DELTA_ROOTS_MAX + 1));
     length += 8 * (GILD_DELTA_ROOTS_MAX + 1);
     CU_ASSERT_EQUAL(decode_exactly(&kinds[4], record_out, room, length), -EUCLEAN);
@@ -320,10 +333,12 @@ static void the_layout_stays(void) {
     static const unsigned char desktop[] = {4, 0, 1, 0, 2, 'w', '7', 3, 0, 0,  0, 1, 'p',
                                             9, 0, 0, 0, 0, 0,   0,   0, 0, 16, 0, 0, 0,
                                             0, 0, 0, 5, 0, 0,   0,   0, 0, 0,  0};
-    static const unsigned char delta[] = {6, 0, 1, 0, 0, 2, 0, 0, 0, 0, 0, 0, 7, 0, 0, 0, 0, 0,   0,
-                                          0, 0, 1, 0, 0, 0, 0, 0, 0, 3, 0, 0, 0, 0, 0, 0, 0, 4,   0,
-                                          0, 0, 0, 0, 0, 0, 1, 0, 0, 0, 8, 0, 0, 0, 0, 0, 0, 0x30};
-    static const unsigned char segment[] = {9, 0, 1, 0, 2, 1, 0x11, 0, 0, 0, 0, 0, 0, 0};
+    static const unsigned char delta[] = {6, 0, 2, 0, 0, 2, 0, 0, 0, 0, 0, 0, 7, 0, 0, 0,
+                                          0, 0, 0, 0, 0, 1, 0, 0, 0, 0, 0, 0, 3, 0, 0, 0,
+                                          0, 0, 0, 0, 2, 0, 0, 0, 0, 0, 0, 0, 4, 0, 0, 0,
+                                          0, 0, 0, 0, 1, 0, 0, 0, 8, 0, 0, 0, 0, 0, 0, 0x30};
+    static const unsigned char segment[] = {9, 0, 2, 0, 2, 1, 0x11, 0, 0, 0, 0,
+                                            0, 0, 0, 9, 0, 0, 0,    0, 0, 0, 0};
     memset(record_in, 0, sizeof *record_in);
     strcpy(record_in->desktop.image, "w7");
     strcpy(record_in->desktop.pool, "p");
@@ -339,6 +354,7 @@ static void the_layout_stays(void) {
     record_in->delta.parent_map = 7;
     record_in->delta.parent_size_bytes = 256;
     record_in->delta.mapped_blocks = 3;
+    record_in->delta.packed_blocks = 2;
     record_in->delta.changed_ns = 4;
     record_in->delta.root_count = 1;
     record_in->delta.roots[0] = 0x3000000000000008u;
@@ -349,8 +365,34 @@ static void the_layout_stays(void) {
     record_in->segment.state = GILD_SEGMENT_FULL;
     record_in->segment.holds_nodes = 1;
     record_in->segment.live_blocks = 17;
+    record_in->segment.closed_s = 9;
     CU_ASSERT_EQUAL_FATAL(encode_segment(record_in, room), sizeof segment);
     CU_ASSERT_EQUAL(memcmp(room, segment, sizeof segment), 0);
+}
+
+/* Stores of before the cleaner: what they did not count is zero. */
+static void older_layouts_are_read(void) {
+    static const unsigned char delta[] = {6, 0, 1, 0, 0, 2, 0, 0, 0, 0, 0, 0, 7, 0, 0, 0, 0, 0,   0,
+                                          0, 0, 1, 0, 0, 0, 0, 0, 0, 3, 0, 0, 0, 0, 0, 0, 0, 4,   0,
+                                          0, 0, 0, 0, 0, 0, 1, 0, 0, 0, 8, 0, 0, 0, 0, 0, 0, 0x30};
+    static const unsigned char pack[] = {8, 0, 1, 0, 0, 16, 0, 0, 0, 0, 0, 0, 1, 0,
+                                         0, 0, 0, 0, 0, 0,  2, 0, 0, 0, 0, 0, 0, 0};
+    static const unsigned char segment[] = {9, 0, 1, 0, 2, 1, 0x11, 0, 0, 0, 0, 0, 0, 0};
+    memset(record_out, 0xa5, sizeof *record_out);
+    CU_ASSERT_EQUAL(decode_exactly(&kinds[4], record_out, delta, sizeof delta), 0);
+    CU_ASSERT_EQUAL(record_out->delta.mapped_blocks, 3);
+    CU_ASSERT_EQUAL(record_out->delta.packed_blocks, 0);
+    CU_ASSERT_EQUAL(record_out->delta.changed_ns, 4);
+    CU_ASSERT_EQUAL(record_out->delta.roots[0], 0x3000000000000008u);
+    memset(record_out, 0xa5, sizeof *record_out);
+    CU_ASSERT_EQUAL(decode_exactly(&kinds[6], record_out, pack, sizeof pack), 0);
+    CU_ASSERT_EQUAL(record_out->pack.blocks, 2);
+    CU_ASSERT_EQUAL(record_out->pack.delta_refs, 0);
+    CU_ASSERT_EQUAL(record_out->pack.stale_refs, 0);
+    memset(record_out, 0xa5, sizeof *record_out);
+    CU_ASSERT_EQUAL(decode_exactly(&kinds[7], record_out, segment, sizeof segment), 0);
+    CU_ASSERT_EQUAL(record_out->segment.live_blocks, 17);
+    CU_ASSERT_EQUAL(record_out->segment.closed_s, 0);
 }
 
 int main(void) {
@@ -369,6 +411,7 @@ int main(void) {
     CU_add_test(suite, "garbage never crashes", garbage_never_crashes);
     CU_add_test(suite, "values out of range are refused", values_out_of_range_are_refused);
     CU_add_test(suite, "the layout stays", the_layout_stays);
+    CU_add_test(suite, "older layouts are read", older_layouts_are_read);
     CU_basic_set_mode(CU_BRM_VERBOSE);
     CU_basic_run_tests();
     int bad = CU_get_number_of_tests_failed() != 0 || CU_get_error() != CUE_SUCCESS;

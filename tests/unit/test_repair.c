@@ -16,6 +16,7 @@
 
 #include "disk/store.h"
 #include "io/file.h"
+#include "repair_harm.h"
 #include "repair_rig.h"
 #include "store_rig.h"
 
@@ -89,10 +90,8 @@ static bool broken_off(const char *directory, unsigned n) {
 /* ---- one case ---------------------------------------------------------------------------------
  */
 
-typedef void damage(const char *directory, struct rig_expected *expected);
-
 struct damage_case {
-    damage *harm;
+    harm *harm;
     bool clean;        /* the store was closed */
     bool opens;        /* a usual open is not refused: only reads meet the damage */
     bool sees;         /* a dry run sees all of it */
@@ -145,7 +144,7 @@ static void judge_after(const char *directory, const struct rig_expected *expect
 
 static void run_case(const struct damage_case *one, bool thorough) {
     char directory[64];
-    rig_copy(directory, one->clean);
+    rig_take(directory, one->clean);
     struct rig_expected *expected = rig_expected(one->clean);
     one->harm(directory, expected);
     expect_refused(directory, one->opens);
@@ -160,10 +159,10 @@ static void run_case(const struct damage_case *one, bool thorough) {
     judge(said, expected, one->words);
     rig_said_free(said);
     judge_after(directory, expected);
-    rig_remove(directory);
+    rig_drop(directory);
     /* GILD_LONG: at every step, else at ever fewer of them. */
     for (unsigned n = 1; thorough; n += getenv("GILD_LONG") ? 1 : 1 + n / 3) {
-        rig_copy(directory, one->clean);
+        rig_take(directory, one->clean);
         struct rig_expected *fresh = rig_expected(one->clean);
         one->harm(directory, fresh);
         bool broken = broken_off(directory, n);
@@ -175,7 +174,7 @@ static void run_case(const struct damage_case *one, bool thorough) {
         if (n % 3 == 1 || !broken)
             judge_after(directory, expected);
         rig_expected_free(fresh);
-        rig_remove(directory);
+        rig_drop(directory);
         if (!broken || CU_get_number_of_failures() > 50) {
             printf("(%u steps) ", n);
             break;
@@ -191,27 +190,9 @@ static void run(const struct damage_case one) {
 /* ---- the log's tail ---------------------------------------------------------------------------
  */
 
-/* A block of a desktop that the tail has, and a later batch of the same stream behind it. */
-static uint64_t tail_block(const char *directory, unsigned desktop, struct rig_spot *spot,
-                           struct rig_spot *next) {
-    for (unsigned w = 0; w < 3; w++)
-        for (uint64_t b = rig_windows[w][0]; b < rig_windows[w][0] + rig_windows[w][1]; b++) {
-            uint64_t lsn;
-            if (!rig_in_tail(desktop, b))
-                continue;
-            *spot = rig_batch(directory, desktop, b, NULL, &lsn);
-            struct rig_spot after;
-            if (rig_batch_at(directory, *spot, lsn + 1, next) &&
-                rig_batch_at(directory, *spot, lsn + 2, &after))
-                return b;
-        }
-    CU_FAIL_FATAL("no such block");
-    return 0;
-}
-
 static void rot_tail_payload(const char *directory, struct rig_expected *expected) {
     struct rig_spot spot, next;
-    uint64_t block = tail_block(directory, 1, &spot, &next);
+    uint64_t block = harm_tail_block(directory, 1, &spot, &next);
     spot.offset += 4096;
     rig_rot(&spot);
     rig_lose(expected, 1, block, 1);
@@ -221,21 +202,14 @@ static void test_rotten_payload_above_the_checkpoint(void) {
     run((struct damage_case){rot_tail_payload, .sees = true, .words = "of its blocks are rotten"});
 }
 
-static void rot_tail_header(const char *directory, struct rig_expected *expected) {
-    struct rig_spot spot, next;
-    uint64_t block = tail_block(directory, 2, &spot, &next);
-    rig_rot(&spot);
-    expected->quarantined[2] = true;
-    expected->stale[2][block] = 1;
-}
-
 static void test_rotten_header_above_the_checkpoint(void) {
-    run((struct damage_case){rot_tail_header, .sees = true, .words = "were flushed and are lost"});
+    run((struct damage_case){harm_rot_tail_header, .sees = true,
+                             .words = "were flushed and are lost"});
 }
 
 static void rot_two_headers(const char *directory, struct rig_expected *expected) {
     struct rig_spot spot, next;
-    tail_block(directory, 3, &spot, &next);
+    harm_tail_block(directory, 3, &spot, &next);
     rig_rot(&spot);
     rig_rot(&next);
     for (unsigned d = 0; d < RIG_DESKTOPS; d++) {
@@ -254,35 +228,22 @@ static void test_two_rotten_headers_in_a_row(void) {
 /* ---- maps of deltas ---------------------------------------------------------------------------
  */
 
-static void lose_range(struct rig_expected *expected, unsigned desktop, uint64_t first,
-                       uint64_t count) {
-    for (uint64_t b = first; b < first + count && b < RIG_DISK_BLOCKS; b++)
-        if (expected->clean || !rig_in_tail(desktop, b))
-            rig_lose(expected, desktop, b, 1);
-}
-
-static void rot_leaf(const char *directory, struct rig_expected *expected) {
-    struct rig_spot spot = rig_node(directory, 0, GILD_NODE_LEAF, 400);
-    rig_rot(&spot);
-    lose_range(expected, 0, 320, 320);
-}
-
 static void rot_directory(const char *directory, struct rig_expected *expected) {
     struct rig_spot spot = rig_node(directory, 4, GILD_NODE_DIR, 161280);
     rig_rot(&spot);
-    lose_range(expected, 4, GILD_DIR_BLOCKS, RIG_DISK_BLOCKS - GILD_DIR_BLOCKS);
+    harm_lose_range(expected, 4, GILD_DIR_BLOCKS, RIG_DISK_BLOCKS - GILD_DIR_BLOCKS);
 }
 
 static void rot_root(const char *directory, struct rig_expected *expected) {
     struct rig_spot spot = rig_node(directory, 5, GILD_NODE_ROOT, 0);
     rig_rot(&spot);
-    lose_range(expected, 5, 0, RIG_DISK_BLOCKS);
+    harm_lose_range(expected, 5, 0, RIG_DISK_BLOCKS);
 }
 
 static void test_rotten_leaf(void) {
-    run((struct damage_case){rot_leaf, .clean = true, .opens = true, .sees = true,
+    run((struct damage_case){harm_rot_leaf, .clean = true, .opens = true, .sees = true,
                              .words = "desktops/d1/os"});
-    run_case(&(struct damage_case){rot_leaf, .opens = true, .sees = true}, false);
+    run_case(&(struct damage_case){harm_rot_leaf, .opens = true, .sees = true}, false);
 }
 
 static void test_rotten_directory(void) {
@@ -316,83 +277,31 @@ static void test_rotten_block_below_the_checkpoint(void) {
 /* ---- segments ---------------------------------------------------------------------------------
  */
 
-/* What the maps have in a segment, from block offset `from` on. */
-static void lose_segment(const char *directory, struct rig_expected *expected, uint64_t serial,
-                         uint32_t from) {
-    for (unsigned d = 0; d < RIG_DESKTOPS; d++)
-        for (unsigned w = 0; w < 3; w++)
-            for (uint64_t b = rig_windows[w][0]; b < rig_windows[w][0] + rig_windows[w][1]; b++) {
-                if (!rig_written(true, d, b) || (!expected->clean && rig_in_tail(d, b)))
-                    continue;
-                uint64_t place = rig_place(directory, d, b);
-                if (gild_place_serial(place) == serial && gild_place_offset(place) >= from)
-                    rig_lose(expected, d, b, 1);
-            }
-}
-
-static uint64_t serial_of(const char *directory, unsigned desktop) {
-    for (uint64_t b = 0; b < 700; b++)
-        if (rig_written(true, desktop, b))
-            return gild_place_serial(rig_place(directory, desktop, b));
-    return 0;
-}
-
-/* A full segment of guests' writes: the first that a desktop has anything in. */
-static void remove_segment(const char *directory, struct rig_expected *expected) {
-    uint64_t serial = serial_of(directory, 0);
-    struct rig_spot spot = rig_at(directory, gild_place_log(serial, 0));
-    lose_segment(directory, expected, serial, 0);
-    CU_ASSERT_EQUAL(unlink(spot.path), 0);
-}
-
 static void test_missing_segment(void) {
-    run((struct damage_case){remove_segment, .sees = true, .words = "is missing"});
-    run_case(&(struct damage_case){remove_segment, .clean = true, .sees = true}, false);
-}
-
-static void garble_segment(const char *directory, struct rig_expected *expected) {
-    uint64_t serial = serial_of(directory, 1);
-    struct rig_spot spot = rig_at(directory, gild_place_log(serial, 0));
-    lose_segment(directory, expected, serial, 0);
-    int fd = open(spot.path, O_WRONLY | O_TRUNC);
-    CU_ASSERT_EQUAL(write(fd, "not a segment", 13), 13);
-    close(fd);
+    run((struct damage_case){harm_remove_segment, .sees = true, .words = "is missing"});
+    run_case(&(struct damage_case){harm_remove_segment, .clean = true, .sees = true}, false);
 }
 
 static void test_segment_that_is_something_else(void) {
-    run_case(&(struct damage_case){garble_segment, .sees = true, .words = "goes to lost+found"},
-             false);
-}
-
-static void cut_segment(const char *directory, struct rig_expected *expected) {
-    uint64_t serial = serial_of(directory, 2);
-    struct rig_spot spot = rig_at(directory, gild_place_log(serial, 0));
-    lose_segment(directory, expected, serial, 100);
-    CU_ASSERT_EQUAL(truncate(spot.path, 100 * 4096 + 777), 0);
+    run_case(
+        &(struct damage_case){harm_garble_segment, .sees = true, .words = "goes to lost+found"},
+        false);
 }
 
 static void test_segment_cut_short(void) {
-    run((struct damage_case){cut_segment, .clean = true, .sees = true,
+    run((struct damage_case){harm_cut_segment, .clean = true, .sees = true,
                              .words = "is made as long as it was"});
 }
 
 static void lengthen_segment(const char *directory, struct rig_expected *expected) {
     (void)expected;
-    struct rig_spot spot = rig_at(directory, gild_place_log(serial_of(directory, 2), 0));
+    struct rig_spot spot = rig_at(directory, gild_place_log(harm_serial_of(directory, 2), 0));
     CU_ASSERT_EQUAL(truncate(spot.path, 300 * 4096), 0);
 }
 
-static void rot_header(const char *directory, struct rig_expected *expected) {
-    struct rig_spot spot, next;
-    (void)expected;
-    tail_block(directory, 0, &spot, &next);
-    int fd = open(spot.path, O_WRONLY);
-    CU_ASSERT_EQUAL(pwrite(fd, "rotten rotten", 13, 3), 13);
-    close(fd);
-}
-
 static void test_segment_whose_header_is_lost(void) {
-    run((struct damage_case){rot_header, .sees = true, .words = "the header of log segment"});
+    run((struct damage_case){harm_rot_segment_header, .sees = true,
+                             .words = "the header of log segment"});
     run_case(
         &(struct damage_case){lengthen_segment, .sees = true, .words = "is made as long as it was"},
         false);
@@ -441,12 +350,6 @@ static void test_missing_segment_that_nobody_had_begun(void) {
 /* ---- sealed maps, packs ------------------------------------------------------------------------
  */
 
-static void rot_map_leaf(const char *directory, struct rig_expected *expected) {
-    struct rig_spot spot = rig_map_node(directory, 0, GILD_NODE_LEAF, 3);
-    rig_rot(&spot);
-    rig_lose_image(expected, 0, 960, 320);
-}
-
 static void rot_map_directory(const char *directory, struct rig_expected *expected) {
     struct rig_spot spot = rig_map_node(directory, 0, GILD_NODE_DIR, 0);
     (void)expected;
@@ -474,7 +377,7 @@ static void rot_map_header(const char *directory, struct rig_expected *expected)
 
 static void rot_map_leaf_and_directory(const char *directory, struct rig_expected *expected) {
     rot_map_directory(directory, expected);
-    rot_map_leaf(directory, expected);
+    harm_rot_map_leaf(directory, expected);
     /* The disk has ten leaves: which one is gone is seen by what is there. */
 }
 
@@ -485,7 +388,7 @@ static void remove_map(const char *directory, struct rig_expected *expected) {
 }
 
 static void test_rotten_leaf_of_an_image(void) {
-    run((struct damage_case){rot_map_leaf, .clean = true, .opens = true, .sees = true,
+    run((struct damage_case){harm_rot_map_leaf, .clean = true, .opens = true, .sees = true,
                              .words = "the map of images/win@1 is written anew"});
     run_case(&(struct damage_case){rot_map_leaf_and_directory, .clean = true, .opens = true,
                                    .sees = true},
@@ -493,7 +396,7 @@ static void test_rotten_leaf_of_an_image(void) {
 }
 
 static void test_map_of_an_image_is_made_again_from_its_leaves(void) {
-    damage *const harms[] = {rot_map_directory, rot_map_root, rot_map_footer, rot_map_header};
+    harm *const harms[] = {rot_map_directory, rot_map_root, rot_map_footer, rot_map_header};
     for (unsigned i = 0; i < 4; i++)
         run_case(&(struct damage_case){harms[i], .clean = true, .opens = true, .sees = true,
                                        .words = "is written anew"},
@@ -504,27 +407,16 @@ static void test_missing_map_of_an_image(void) {
     run_case(&(struct damage_case){remove_map, .clean = true, .opens = true, .sees = true}, false);
 }
 
-static void remove_packs(const char *directory, struct rig_expected *expected) {
-    char command[160];
-    snprintf(command, sizeof command, "rm '%s'/packs/*", directory);
-    CU_ASSERT_EQUAL(system(command), 0);
-    for (unsigned i = 0; i < RIG_IMAGES; i++)
-        rig_lose_image(expected, i, 0, RIG_IMAGE_BLOCKS);
+static void test_missing_packs(void) {
+    run_case(&(struct damage_case){harm_remove_packs, .clean = true, .sees = true}, false);
 }
 
-static void test_missing_packs(void) {
-    run_case(&(struct damage_case){remove_packs, .clean = true, .sees = true}, false);
+static void test_pack_whose_header_is_lost(void) {
+    run((struct damage_case){harm_rot_pack, .clean = true, .words = "is written anew; 1 of its"});
 }
 
 /* ---- catalogue, superblock, counts -------------------------------------------------------------
  */
-
-static void rot_superblock(const char *directory, struct rig_expected *expected) {
-    struct rig_spot spot = {.offset = 0};
-    (void)expected;
-    snprintf(spot.path, sizeof spot.path, "%s/superblock", directory);
-    rig_rot(&spot);
-}
 
 static void cut_superblock(const char *directory, struct rig_expected *expected) {
     char path[128];
@@ -533,27 +425,26 @@ static void cut_superblock(const char *directory, struct rig_expected *expected)
     CU_ASSERT_EQUAL(truncate(path, 17), 0);
 }
 
-static void remove_catalogue(const char *directory, struct rig_expected *expected) {
-    char path[128];
-    (void)expected;
-    snprintf(path, sizeof path, "%s/catalogue/data.mdb", directory);
-    CU_ASSERT_EQUAL(unlink(path), 0);
-}
-
 static void remove_both(const char *directory, struct rig_expected *expected) {
-    rot_superblock(directory, expected);
-    remove_catalogue(directory, expected);
+    harm_rot_superblock(directory, expected);
+    harm_remove_catalogue(directory, expected);
 }
 
 static void test_superblock(void) {
-    run((struct damage_case){rot_superblock, .sees = true, .words = "the superblock is written"});
+    run((struct damage_case){harm_rot_superblock, .sees = true,
+                             .words = "the superblock is written"});
     run_case(&(struct damage_case){cut_superblock, .clean = true, .sees = true}, false);
 }
 
 static void test_catalogue(void) {
-    run_case(&(struct damage_case){remove_catalogue, .words = "the catalogue is made again"},
+    run_case(&(struct damage_case){harm_remove_catalogue, .words = "the catalogue is made again"},
              false);
     run_case(&(struct damage_case){remove_both, .clean = true}, false);
+}
+
+static void test_catalogue_that_has_lost_transactions(void) {
+    run((struct damage_case){harm_lose_transactions, .clean = true,
+                             .words = "the catalogue is made again"});
 }
 
 static void miscount(const char *directory, struct rig_expected *expected) {
@@ -572,7 +463,7 @@ static void miscount(const char *directory, struct rig_expected *expected) {
 
 /* As if nothing lived in a full segment: a checkpoint would give it away. */
 static void undercount(const char *directory, struct rig_expected *expected) {
-    uint64_t serial = serial_of(directory, 0);
+    uint64_t serial = harm_serial_of(directory, 0);
     struct gild_catalog *catalog = rig_catalog(directory);
     const struct gild_rec_segment wrong = {.state = GILD_SEGMENT_FULL};
     struct gild_txn *txn;
@@ -598,24 +489,24 @@ static void test_counts(void) {
 static void test_a_store_without_damage_is_not_changed(void) {
     for (unsigned clean = 0; clean < 2; clean++) {
         char directory[64];
-        rig_copy(directory, clean);
+        rig_take(directory, clean);
         struct rig_expected *expected = rig_expected(clean);
         judge_after(directory, expected);
         rig_expected_free(expected);
-        rig_remove(directory);
+        rig_drop(directory);
     }
 }
 
 static void test_a_store_that_is_held_is_refused(void) {
     char directory[64];
-    rig_copy(directory, true);
+    rig_take(directory, true);
     struct gild_store *store = store_rig_open(directory, 1);
     struct rig_said *said = rig_repair(directory, false);
     CU_ASSERT_EQUAL(said->error.code, GILD_BUSY);
     CU_ASSERT_EQUAL(said->result, -EBUSY);
     rig_said_free(said);
     store_rig_close(store);
-    rig_remove(directory);
+    rig_drop(directory);
 }
 
 /* A lost block is whole again once it is overwritten. */
@@ -625,9 +516,9 @@ static void test_what_is_lost_is_mended_by_writing(void) {
     struct gild_error error = {0};
     struct gild_disk *disk;
     bool writable;
-    rig_copy(directory, true);
+    rig_take(directory, true);
     struct rig_expected *expected = rig_expected(true);
-    rot_leaf(directory, expected);
+    harm_rot_leaf(directory, expected);
     rig_said_free(rig_repair(directory, false));
     struct gild_store *store = store_rig_open(directory, 1);
     CU_ASSERT_EQUAL_FATAL(
@@ -644,7 +535,7 @@ static void test_what_is_lost_is_mended_by_writing(void) {
     CU_ASSERT_EQUAL(said->counts.repaired, 0);
     rig_said_free(said);
     rig_expected_free(expected);
-    rig_remove(directory);
+    rig_drop(directory);
     free(bytes);
 }
 
@@ -681,8 +572,11 @@ int main(void) {
                 test_map_of_an_image_is_made_again_from_its_leaves);
     CU_add_test(suite, "a missing map of an image", test_missing_map_of_an_image);
     CU_add_test(suite, "missing packs", test_missing_packs);
+    CU_add_test(suite, "a pack whose header is lost", test_pack_whose_header_is_lost);
     CU_add_test(suite, "the superblock", test_superblock);
     CU_add_test(suite, "the catalogue", test_catalogue);
+    CU_add_test(suite, "a catalogue that has lost transactions",
+                test_catalogue_that_has_lost_transactions);
     CU_add_test(suite, "wrong counts", test_counts);
     CU_add_test(suite, "what is lost is mended by writing", test_what_is_lost_is_mended_by_writing);
     CU_basic_set_mode(CU_BRM_VERBOSE);

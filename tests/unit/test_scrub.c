@@ -11,6 +11,7 @@
 #include <string.h>
 #include <unistd.h>
 
+#include "disk/internal.h"
 #include "disk/pace.h"
 #include "io/file.h"
 #include "scrub_rig.h"
@@ -148,6 +149,59 @@ static void every_part_of_a_pack_is_made_again(void) {
     scrub_rig_end(&rig);
 }
 
+/* Groups whose bytes are lost take no room in the new file, so that all behind them lies elsewhere:
+ * the table of the old file, which is still in memory, is not the new one's. */
+static void a_rewritten_pack_has_a_table_of_its_own(void) {
+    enum { LOST = 3, HEALED = 10 };
+    struct scrub_rig rig;
+    scrub_rig_begin(&rig);
+    CU_ASSERT_EQUAL(scrub_rig_read(&rig, "images/win@1", 0), 0); /* it takes the table */
+    for (uint64_t i = 0; i < GROUP; i++) /* a copy for one group behind the one that is lost */
+        scrub_rig_write(&rig, "desktops/d1/os", 2000 + 3 * i,
+                        scrub_rig_block(&rig, HEALED * GROUP + i));
+    CU_ASSERT_EQUAL(scrub_rig_rot(&rig, "packs", scrub_rig_block(&rig, LOST * GROUP)), 1);
+    scrub_rig_rot_pack(&rig, PART_TABLE);
+    struct scrub_said said = scrub_rig_scrub(&rig);
+    CU_ASSERT_EQUAL(said.result, -EUCLEAN);
+    CU_ASSERT_EQUAL(said.counts.repaired_groups, 1);
+    CU_ASSERT_EQUAL(scrub_rig_read(&rig, "images/win@1", LOST * GROUP), -EIO);
+    CU_ASSERT_EQUAL(scrub_rig_read(&rig, "images/win@1", HEALED * GROUP), 0);
+    CU_ASSERT_EQUAL(scrub_rig_read(&rig, "images/win@1", GROUP), 0);
+    scrub_rig_end(&rig);
+}
+
+/* A map that names what a collection took (which no collection would take): it is an error, as long
+ * as the group is not in memory as it was, and a check says so. */
+static void a_dropped_slot_is_no_content(void) {
+    struct scrub_rig rig;
+    uint16_t live[IMAGE_BLOCKS / GROUP];
+    const struct gild_pack_compacting options = {0};
+    struct gild_pack_compacted done;
+    scrub_rig_begin(&rig);
+    memset(live, 0xff, sizeof live);
+    live[3] = 0x8002;
+    live[5] = 0;
+    CU_ASSERT_EQUAL(scrub_rig_read(&rig, "images/win@1", 3 * GROUP + 7), 0);
+    CU_ASSERT_EQUAL_FATAL(gild_pack_compact(rig.store->packs, 1, live, &options, &done), 0);
+    CU_ASSERT_TRUE(done.rewritten);
+    gild_pack_let_go(done.old);
+    CU_ASSERT_EQUAL(scrub_rig_read(&rig, "images/win@1", 3 * GROUP + 7), 0); /* in memory */
+    scrub_rig_close(&rig);
+    scrub_rig_open(&rig);
+    for (uint64_t i = 0; i < 7 * GROUP; i++) {
+        bool there = i / GROUP == 3 ? i % GROUP == 1 || i % GROUP == 15 : i / GROUP != 5;
+        CU_ASSERT_EQUAL(scrub_rig_read(&rig, "images/win@1", i), there ? 0 : -EIO);
+    }
+    struct scrub_said said = scrub_rig_check(&rig);
+    CU_ASSERT_EQUAL(said.result, -EUCLEAN);
+    says(&said, "names groups or slots that no pack has, 30 blocks");
+    CU_ASSERT_PTR_NULL(strstr(said.text, "its record says"));
+    said = scrub_rig_scrub(&rig);
+    CU_ASSERT_EQUAL(said.counts.repaired_packs, 0);
+    CU_ASSERT_EQUAL(said.lost, 0);
+    scrub_rig_end(&rig);
+}
+
 static void a_deleted_pack_is_written_again(void) {
     struct scrub_rig rig;
     char pattern[128];
@@ -194,6 +248,36 @@ static void a_guests_rotten_block_is_named_until_it_is_overwritten(void) {
     scrub_rig_write(&rig, "desktops/d1/os", block, bytes);
     struct scrub_said said = scrub_rig_scrub(&rig);
     expect(&said, 0, 0, 0, 0);
+    free(bytes);
+    scrub_rig_end(&rig);
+}
+
+/* What the cleaner has packed is named as the desktop's, too. */
+static void a_desktops_packed_content_is_named(void) {
+    struct scrub_rig rig;
+    struct gild_clean_result cleaned;
+    struct gild_error error = {0};
+    uint8_t *bytes = gild_file_buffer(4096);
+    scrub_rig_begin(&rig);
+    CU_ASSERT_EQUAL_FATAL(gild_store_clean(rig.store, NULL, &cleaned, &error), 0);
+    CU_ASSERT_EQUAL(cleaned.packed_blocks, WRITTEN);
+    scrub_rig_close(&rig);
+    scrub_rig_written(WRITTEN_FIRST + 20, bytes);
+    CU_ASSERT_EQUAL(scrub_rig_rot(&rig, "packs", bytes), 1);
+    scrub_rig_open(&rig);
+    struct scrub_said said = scrub_rig_check(&rig);
+    CU_ASSERT_EQUAL(said.result, -EUCLEAN);
+    says(&said, "it hits desktop d1 (blocks 1016-1031)");
+    CU_ASSERT_EQUAL(scrub_rig_read(&rig, "desktops/d1/os", WRITTEN_FIRST + 20), -EIO);
+    CU_ASSERT_EQUAL(scrub_rig_read(&rig, "desktops/d1/os", WRITTEN_FIRST + 40), 0);
+    said = scrub_rig_scrub(&rig);
+    expect(&said, -EUCLEAN, 1, 0, 0);
+    says(&said, "it hits desktop d1 (blocks 1016-1031)");
+    for (uint64_t block = WRITTEN_FIRST + 16; block < WRITTEN_FIRST + 32; block++) {
+        scrub_rig_written(block, bytes);
+        scrub_rig_write(&rig, "desktops/d1/os", block, bytes);
+        CU_ASSERT_EQUAL(scrub_rig_read(&rig, "desktops/d1/os", block), 0);
+    }
     free(bytes);
     scrub_rig_end(&rig);
 }
@@ -528,9 +612,12 @@ int main(void) {
     CU_ADD_TEST(suite, memory_is_a_copy);
     CU_ADD_TEST(suite, the_log_is_a_copy);
     CU_ADD_TEST(suite, every_part_of_a_pack_is_made_again);
+    CU_ADD_TEST(suite, a_rewritten_pack_has_a_table_of_its_own);
+    CU_ADD_TEST(suite, a_dropped_slot_is_no_content);
     CU_ADD_TEST(suite, a_deleted_pack_is_written_again);
     CU_ADD_TEST(suite, a_rotten_map_is_named);
     CU_ADD_TEST(suite, a_guests_rotten_block_is_named_until_it_is_overwritten);
+    CU_ADD_TEST(suite, a_desktops_packed_content_is_named);
     CU_ADD_TEST(suite, a_bounded_scrub_lets_go_in_between);
     CU_ADD_TEST(suite, a_loop_of_bad_reads_is_no_flood);
     CU_ADD_TEST(suite, a_pack_without_its_ends_loses_nothing);

@@ -446,6 +446,9 @@ static void selections_meet_whom_they_mean(void) {
     created("a b", "win");
     created("a\\b", "win");
     CU_ASSERT_EQUAL(create("late", NULL, 1, "win", "q", 0, &made), 0);
+    struct gild_pool_info joined;
+    CU_ASSERT_EQUAL(gild_pool_show(store, "q", &joined, &error), 0);
+    CU_ASSERT_TRUE(joined.record.count == 3 && joined.desktops == 3);
     CU_ASSERT_STRING_EQUAL(desktops(NULL, &text), "a b a\\b late p0001 p0002 p0003 p0009 x1 x2 ");
     CU_ASSERT_STRING_EQUAL(desktops("@p", &text), "p0001 p0002 p0003 ");
     CU_ASSERT_STRING_EQUAL(desktops("@q", &text), "late x1 x2 ");

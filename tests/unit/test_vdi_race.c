@@ -255,6 +255,62 @@ static void admins_at_once_leave_a_whole_store(void) {
     CU_ASSERT_EQUAL(system(path), 0);
 }
 
+/* ---- an open in between ---------------------------------------------------------------------- */
+
+/* Somebody opens a disk between a deletion's look at who has it open and its transaction. */
+static struct {
+    struct gild_store *store;
+    const char *path;
+    pthread_t thread; /* whose transaction is meant: the keeper has its own */
+    int result;
+} between;
+
+int __real_gild_txn_begin(struct gild_catalog *catalog, bool write, struct gild_txn **out);
+int __wrap_gild_txn_begin(struct gild_catalog *catalog, bool write, struct gild_txn **out);
+int __wrap_gild_txn_begin(struct gild_catalog *catalog, bool write, struct gild_txn **out) {
+    const char *path = write && pthread_equal(pthread_self(), between.thread) ? between.path : NULL;
+    if (path) {
+        struct gild_disk *disk;
+        struct gild_error error = {0};
+        bool writable;
+        between.path = NULL;
+        between.result = gild_disk_open(between.store, path, "nbd", 0, &disk, &writable, &error);
+        if (!between.result)
+            gild_disk_close(disk, "nbd", writable);
+    }
+    return __real_gild_txn_begin(catalog, write, out);
+}
+
+static void what_is_being_deleted_does_not_open(void) {
+    struct gild_prng prng;
+    struct gild_freed freed;
+    struct gild_error error = {0};
+    uint32_t made;
+    char path[128];
+    const char *base = getenv("TMPDIR");
+    snprintf(folder, sizeof folder, "%.40s/gild-test-XXXXXX", base && *base ? base : "/var/tmp");
+    CU_ASSERT_PTR_NOT_NULL_FATAL(mkdtemp(folder));
+    snprintf(path, sizeof path, "%s/store", folder);
+    CU_ASSERT_EQUAL_FATAL(gild_store_init(path, 0, NULL), 0);
+    between.thread = pthread_self(); /* before there are other threads */
+    between.store = open_store();
+    gild_prng_seed(&prng, seed);
+    import(between.store, &prng);
+    const struct gild_desktop_create request = {.name = "d", .count = 1, .image = "win@1"};
+    CU_ASSERT_EQUAL(gild_desktop_create(between.store, &request, &made, &error), 0);
+    between.path = "desktops/d/os";
+    CU_ASSERT_EQUAL(gild_desktop_delete(between.store, "d", false, &freed, &error), 0);
+    CU_ASSERT_PTR_NULL(between.path);
+    CU_ASSERT_EQUAL(between.result, -EBUSY);
+    between.path = "images/win@1";
+    CU_ASSERT_EQUAL(gild_image_delete(between.store, "win@1", false, &freed, &error), 0);
+    CU_ASSERT_PTR_NULL(between.path);
+    CU_ASSERT_EQUAL(between.result, -EBUSY);
+    CU_ASSERT_EQUAL(gild_store_close(between.store, NULL), 0);
+    snprintf(path, sizeof path, "rm -rf '%s'", folder);
+    CU_ASSERT_EQUAL(system(path), 0);
+}
+
 int main(void) {
     const char *fixed = getenv("GILD_SEED");
     seed = fixed ? strtoull(fixed, NULL, 0) : (uint64_t)time(NULL);
@@ -262,6 +318,7 @@ int main(void) {
     if (CU_initialize_registry() != CUE_SUCCESS)
         return 1;
     CU_pSuite suite = CU_add_suite("vdi race", NULL, NULL);
+    CU_add_test(suite, "what is being deleted does not open", what_is_being_deleted_does_not_open);
     CU_add_test(suite, "admins at once leave a whole store", admins_at_once_leave_a_whole_store);
     CU_basic_set_mode(CU_BRM_VERBOSE);
     CU_basic_run_tests();

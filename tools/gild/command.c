@@ -35,7 +35,8 @@ static bool wrong(struct parser *parser, const char *format, ...) {
     va_end(arguments);
     snprintf(parser->sentence, SENTENCE_BYTES, "%s; see `gild%s%s%s%s --help`", text,
              command->noun ? " " : "", command->noun ? command->noun->name : "",
-             command->verb ? " " : "", command->verb ? command->verb->name : "");
+             command->verb && !command->verb->alone ? " " : "",
+             command->verb && !command->verb->alone ? command->verb->name : "");
     return false;
 }
 
@@ -68,6 +69,8 @@ static bool set_value(struct parser *parser, const char *name, const char *key,
     if (json_object_get(parser->command->args, key))
         return wrong(parser, "%s is given twice", name);
     switch (type) {
+    case VALUE_SETTINGS: /* taken by take_settings */
+        break;
     case VALUE_FLAG:
         value = json_true();
         break;
@@ -198,25 +201,46 @@ static bool take_options(struct parser *parser, int argc, char **argv, int *next
 
 /* ---- noun, verb, arguments ------------------------------------------------------------------- */
 
+static bool take_settings(struct parser *parser, const char *key, int argc, char **argv) {
+    json_t *settings = json_object();
+    json_object_set_new(parser->command->args, key, settings);
+    for (int i = 0; i < argc; i++) {
+        char name[64];
+        const char *equals = strchr(argv[i], '=');
+        size_t length = equals ? (size_t)(equals - argv[i]) : 0;
+        if (!length || length >= sizeof name)
+            return wrong(parser, "'%.60s' is no KEY=VALUE", argv[i]);
+        memcpy(name, argv[i], length);
+        name[length] = 0;
+        if (json_object_get(settings, name))
+            return wrong(parser, "%s is given twice", name);
+        if (json_object_set_new(settings, name, json_string(equals + 1)))
+            return wrong(parser, "%s is not UTF-8 text", name);
+    }
+    return true;
+}
+
 static bool take_arguments(struct parser *parser, int argc, char **argv) {
     const struct verb *verb = parser->command->verb;
+    char words[VERB_WORDS_BYTES];
     int at = 0;
+    verb_words(verb, words);
     for (int i = 0; i < ARGUMENTS_MAX && verb->arguments[i].metavar; i++) {
         const struct argument *argument = &verb->arguments[i];
         if (at == argc && !argument->optional)
-            return wrong(parser, "%s %s: %s is missing", verb->noun, verb->name, argument->metavar);
+            return wrong(parser, "%s: %s is missing", words, argument->metavar);
+        if (argument->type == VALUE_SETTINGS)
+            return take_settings(parser, argument->key, argc - at, argv + at);
         if (at < argc &&
             !set_value(parser, argument->metavar, argument->key, argument->type, NULL, argv[at++]))
             return false;
     }
     if (at < argc)
-        return wrong(parser, "%s %s: '%.60s' is one argument too many", verb->noun, verb->name,
-                     argv[at]);
+        return wrong(parser, "%s: '%.60s' is one argument too many", words, argv[at]);
     for (int i = 0; i < OPTIONS_MAX && verb->options[i].name; i++)
         if (verb->options[i].required &&
             !json_object_get(parser->command->args, verb->options[i].key))
-            return wrong(parser, "%s %s: --%s is missing", verb->noun, verb->name,
-                         verb->options[i].name);
+            return wrong(parser, "%s: --%s is missing", words, verb->options[i].name);
     return true;
 }
 
@@ -236,8 +260,11 @@ static bool parse(struct parser *parser, int argc, char **argv) {
         return wrong(parser, "there is no noun '%.60s'", argv[next]);
     argc -= next;
     argv += next;
+    command->verb = find_lone_verb(command->noun->name);
     if (!take_options(parser, argc, argv, &next))
         return false;
+    if (command->verb)
+        return done_early(command) || take_arguments(parser, argc - next, argv + next);
     if (next == argc)
         return done_early(command) || wrong(parser, "%s: a verb is missing", command->noun->name);
     command->verb = find_verb(command->noun->name, argv[next]);

@@ -67,10 +67,11 @@ static void globals_help(void) {
 }
 
 static void verb_help(const struct verb *verb) {
-    char line[512];
+    char line[512], words[VERB_WORDS_BYTES];
     synopsis(verb, line, sizeof line);
-    printf("Usage: gild [OPTIONS] %s %s%s\n\n", verb->noun, verb->name, line);
-    snprintf(line, sizeof line, "%s %s: %s.", verb->noun, verb->name, verb->summary);
+    verb_words(verb, words);
+    printf("Usage: gild [OPTIONS] %s%s\n\n", words, line);
+    snprintf(line, sizeof line, "%s: %s.", words, verb->summary);
     wrapped(line, 80);
     if (verb->text) {
         putchar('\n');
@@ -91,11 +92,11 @@ static void verb_help(const struct verb *verb) {
 static void noun_help(const struct noun *noun) {
     printf("%s: %s\n\nUsage:\n", noun->name, noun->summary);
     for (const struct verb *verb = verbs; verb->noun; verb++) {
-        char line[512];
+        char line[512], words[VERB_WORDS_BYTES];
         if (strcmp(verb->noun, noun->name) != 0)
             continue;
         synopsis(verb, line, sizeof line);
-        printf("  gild %s %s%s\n      %s\n", verb->noun, verb->name, line, verb->summary);
+        printf("  gild %s%s\n      %s\n", verb_words(verb, words), line, verb->summary);
     }
 }
 
@@ -159,9 +160,9 @@ static void man_option(char short_name, const char *name, const char *metavar, c
 }
 
 static void man_verb(const struct verb *verb) {
-    char line[512];
+    char line[512], words[VERB_WORDS_BYTES];
     synopsis(verb, line, sizeof line);
-    printf(".SS gild %s %s", verb->noun, verb->name);
+    printf(".SS gild %s", verb_words(verb, words));
     roff(line);
     printf("\n%c", verb->summary[0] - 'a' + 'A');
     roff(verb->summary + 1);
@@ -211,7 +212,8 @@ void man_print(void) {
 /* ---- completion ------------------------------------------------------------------------------ */
 
 static void completion_verb(const struct verb *verb) {
-    printf("    '%s %s') words=\"$globals", verb->noun, verb->name);
+    printf("    '%s %s%s) words=\"$globals", verb->noun, verb->alone ? "" : verb->name,
+           verb->alone ? "'*" : "'");
     for (int i = 0; i < OPTIONS_MAX && verb->options[i].name; i++)
         printf(" --%s", verb->options[i].name);
     printf("%s\"", verb->destroys ? " --dry-run" : "");
@@ -271,6 +273,8 @@ void completion_print(void) {
         printf(" %s", noun->name);
     puts("\" ;;");
     for (const struct noun *noun = nouns; noun->name; noun++) {
+        if (find_lone_verb(noun->name))
+            continue;
         printf("    '%s ') words=\"$globals", noun->name);
         for (const struct verb *verb = verbs; verb->noun; verb++)
             if (strcmp(verb->noun, noun->name) == 0)

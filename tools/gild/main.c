@@ -132,6 +132,49 @@ static enum gild_code run(const struct command *command) {
     return code;
 }
 
+/* ---- what goes on ---------------------------------------------------------------------------- */
+
+static void print_events(const struct command *command, json_t *events) {
+    json_t *event;
+    size_t index;
+    if (!command->json) {
+        answer_print(command, events);
+        return;
+    }
+    json_array_foreach(events, index, event) {
+        json_dumpf(event, stdout, JSON_COMPACT);
+        putchar('\n');
+    }
+}
+
+/* Asks again and again for what came after what is known, and the daemon answers when there is
+ * something. An interrupt is how it ends. */
+static enum gild_code run_following(struct command *command) {
+    long long after = 0;
+    command->bare = !command->json; /* rows that come one by one have no widths */
+    for (;;) {
+        json_t *answer;
+        char *text;
+        enum gild_code code = ask(command, command->args, &answer, &text);
+        size_t count = json_array_size(answer);
+        if (code == GILD_OK)
+            print_events(command, answer);
+        else if (!stop_wanted)
+            complain(answer);
+        if (count)
+            after =
+                json_integer_value(json_object_get(json_array_get(answer, count - 1), "sequence"));
+        json_decref(answer);
+        free(text);
+        if (stop_wanted || code != GILD_OK)
+            return stop_wanted ? GILD_OK : code;
+        if (fflush(stdout)) /* nobody reads any more */
+            return GILD_OK;
+        json_object_del(command->args, "since");
+        json_object_set_new(command->args, "after", json_integer(after));
+    }
+}
+
 /* ---- what destroys --------------------------------------------------------------------------- */
 
 /* Shows what would go and asks. GILD_OK: the person agrees. */
@@ -170,14 +213,14 @@ static enum gild_code confirm(const struct command *command) {
 }
 
 static enum gild_code run_destroying(const struct command *command) {
-    char sentence[SENTENCE_BYTES];
+    char sentence[SENTENCE_BYTES], words[VERB_WORDS_BYTES];
     if (command->yes || command->dry_run)
         return run(command);
     if (!isatty(STDIN_FILENO) || !isatty(STDERR_FILENO)) {
         const char *with = command->verb->destroys_with;
         snprintf(sentence, sizeof sentence,
-                 "%s %s%s%s destroys data: give --yes to do it, or --dry-run to see what would go",
-                 command->verb->noun, command->verb->name, with ? " --" : "", with ? with : "");
+                 "%s%s%s destroys data: give --yes to do it, or --dry-run to see what would go",
+                 verb_words(command->verb, words), with ? " --" : "", with ? with : "");
         return fail(command, GILD_USAGE, sentence);
     }
     enum gild_code code = confirm(command);
@@ -189,7 +232,11 @@ static bool destroys(const struct command *command) {
     return command->verb->destroys && (!with || json_object_get(command->args, with));
 }
 
-static enum gild_code perform(const struct command *command) {
+static bool follows(const struct command *command) {
+    return command->verb->shape == SHAPE_FOLLOW && json_object_get(command->args, "follow");
+}
+
+static enum gild_code perform(struct command *command) {
     if (command->man)
         man_print();
     else if (command->completion)
@@ -199,7 +246,9 @@ static enum gild_code perform(const struct command *command) {
     else if (command->help)
         help_print(command->noun, command->verb);
     else
-        return destroys(command) ? run_destroying(command) : run(command);
+        return follows(command)    ? run_following(command)
+               : destroys(command) ? run_destroying(command)
+                                   : run(command);
     return GILD_OK;
 }
 

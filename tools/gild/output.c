@@ -9,7 +9,10 @@
 
 char *size_text(long long bytes, char text[32]) {
     static const char units[] = "KMGTPE";
-    unsigned long long whole = bytes < 0 ? 0 : (unsigned long long)bytes, rest = 0;
+    unsigned long long whole =
+        bytes < 0 ? 0 - (unsigned long long)bytes : (unsigned long long)bytes;
+    unsigned long long rest = 0;
+    const char *sign = bytes < 0 ? "-" : "";
     size_t power = 0;
     for (; whole >= 1024; power++) {
         rest = whole & 1023;
@@ -17,11 +20,11 @@ char *size_text(long long bytes, char text[32]) {
     }
     unsigned tenth = (unsigned)(rest * 10 / 1024);
     if (!power)
-        snprintf(text, 32, "%llu", whole);
+        snprintf(text, 32, "%s%llu", sign, whole);
     else if (!tenth || whole >= 100)
-        snprintf(text, 32, "%llu%c", whole, units[power - 1]);
+        snprintf(text, 32, "%s%llu%c", sign, whole, units[power - 1]);
     else
-        snprintf(text, 32, "%llu.%u%c", whole, tenth, units[power - 1]);
+        snprintf(text, 32, "%s%llu.%u%c", sign, whole, tenth, units[power - 1]);
     return text;
 }
 
@@ -64,8 +67,7 @@ static void put_cell(const char *text, int width, bool right, bool last) {
     fputs(last ? "\n" : "  ", stdout);
 }
 
-static void table(const struct command *command, json_t *list) {
-    const struct column *columns = command->verb->columns;
+static void table(const struct command *command, const struct column *columns, json_t *list) {
     char text[CELL_BYTES];
     json_t *record;
     size_t index, count = 0;
@@ -95,6 +97,8 @@ static void record_lines(const struct command *command, json_t *record) {
     for (size_t i = 0; columns[i].heading; i++)
         width = width_of(columns[i].heading) > width ? width_of(columns[i].heading) : width;
     for (size_t i = 0; columns[i].heading; i++) {
+        if (!json_object_get(record, columns[i].key)) /* of another kind of target */
+            continue;
         cell(command, record, &columns[i], text);
         if (command->bare)
             printf("%s\t%s\n", columns[i].heading, text);
@@ -192,10 +196,14 @@ void answer_print(const struct command *command, json_t *answer) {
     size_t index;
     switch (verb->shape) {
     case SHAPE_LIST:
-        table(command, answer);
+    case SHAPE_FOLLOW:
+        table(command, verb->columns, answer);
         break;
     case SHAPE_RECORD:
-        record_lines(command, answer);
+        if (json_is_array(answer) && verb->list_columns)
+            table(command, verb->list_columns, answer);
+        else
+            record_lines(command, answer);
         break;
     case SHAPE_TEXT: {
         const char *text = json_string_value(member);

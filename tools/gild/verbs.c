@@ -2,6 +2,7 @@
  * (engine/control), so that no other client can pass by this table. */
 #include "tools/gild/verbs.h"
 
+#include <stdio.h>
 #include <string.h>
 
 const struct noun nouns[] = {
@@ -10,6 +11,10 @@ const struct noun nouns[] = {
     {"desktop", "linked clones of an image version"},
     {"pool", "desktops that are made and deleted together"},
     {"disk", "what a hypervisor needs to attach one disk"},
+    {"space", "what the store, a disk or a pool takes, and what to delete first"},
+    {"limit", "sizes, quotas, over-commit, and what to warn of"},
+    {"events", "what happened, who asked for it, and to what"},
+    {"who", "what holds a disk, and what would be freed without it"},
     {0},
 };
 
@@ -58,6 +63,18 @@ static const struct column store_columns[] = {
     {"CACHE", "cache_bytes", COLUMN_SIZE},
     {"CACHE USED", "cache_used_bytes", COLUMN_SIZE},
     {"RECOVERED BATCHES", "recovered_batches", COLUMN_NUMBER},
+    {0},
+};
+
+static const struct column gc_columns[] = {
+    {"SEGMENTS CLEANED", "segments", COLUMN_NUMBER},
+    {"PACKED", "packed_bytes", COLUMN_SIZE},
+    {"SHARED", "shared_bytes", COLUMN_SIZE},
+    {"MOVED IN THE LOG", "moved_bytes", COLUMN_SIZE},
+    {"ZEROES", "zero_bytes", COLUMN_SIZE},
+    {"NEW PACKS", "pack_bytes", COLUMN_SIZE},
+    {"DROPPED FROM PACKS", "dropped_bytes", COLUMN_SIZE},
+    {"FREED", "freed_bytes", COLUMN_SIZE},
     {0},
 };
 
@@ -116,6 +133,68 @@ static const struct column pool_columns[] = {
     {"WRITTEN", "written_bytes", COLUMN_SIZE},
     {"CREATED", "created", COLUMN_TEXT},
     {0},
+};
+
+#define SHARE_COLUMNS                                                                       \
+    {"VIRTUAL", "virtual_bytes", COLUMN_SIZE}, {"MAPPED", "mapped_bytes", COLUMN_SIZE},     \
+        {"UNIQUE", "unique_bytes", COLUMN_SIZE}, {"SHARED", "shared_bytes", COLUMN_SIZE}, { \
+        "COMPRESSED", "compressed_bytes", COLUMN_SIZE                                       \
+    }
+
+static const struct column space_columns[] = {
+    {"PATH", "path", COLUMN_TEXT},
+    {"KIND", "kind", COLUMN_TEXT},
+    {"DISKS", "disks", COLUMN_NUMBER},
+    {"DESKTOPS", "desktops", COLUMN_NUMBER},
+    SHARE_COLUMNS,
+    {"DELETE FREES", "delete_frees_bytes", COLUMN_SIZE},
+    {"REFRESH FREES", "refresh_frees_bytes", COLUMN_SIZE},
+    {"DEAD IN PACKS", "dead_bytes", COLUMN_SIZE},
+    {"IN PACKS", "pack_bytes", COLUMN_SIZE},
+    {"IN THE LOG", "log_bytes", COLUMN_SIZE},
+    {"IN MAPS", "map_bytes", COLUMN_SIZE},
+    {"IN THE CATALOGUE", "catalogue_bytes", COLUMN_SIZE},
+    {"USED", "used_bytes", COLUMN_SIZE},
+    {"FREE", "free_bytes", COLUMN_SIZE},
+    {"CAPACITY", "capacity_bytes", COLUMN_SIZE},
+    {"GROWTH A DAY", "growth_bytes_per_day", COLUMN_SIZE},
+    {"DAYS TO FULL", "days_to_full", COLUMN_NUMBER},
+    {0},
+};
+
+static const struct column reclaimable_columns[] = {
+    {"PATH", "path", COLUMN_TEXT},           {"FREES", "delete_frees_bytes", COLUMN_SIZE},
+    {"UNIQUE", "unique_bytes", COLUMN_SIZE}, {"SHARED", "shared_bytes", COLUMN_SIZE},
+    {"HELD BY", "held_by", COLUMN_TEXT},     {0},
+};
+
+static const struct column who_columns[] = {
+    {"PATH", "path", COLUMN_TEXT},
+    {"HELD BY", "held_by", COLUMN_TEXT},
+    {"OPEN", "open", COLUMN_TEXT},
+    {"IMAGE", "image", COLUMN_TEXT},
+    {"POOL", "pool", COLUMN_TEXT},
+    {"DESKTOPS", "desktops", COLUMN_NUMBER},
+    {"MAPPED", "mapped_bytes", COLUMN_SIZE},
+    {"UNIQUE", "unique_bytes", COLUMN_SIZE},
+    {"SHARED", "shared_bytes", COLUMN_SIZE},
+    {"DELETE FREES", "delete_frees_bytes", COLUMN_SIZE},
+    {0},
+};
+
+static const struct column limit_columns[] = {
+    {"TARGET", "target", COLUMN_TEXT},
+    {"KEY", "key", COLUMN_TEXT},
+    {"VALUE", "value", COLUMN_TEXT},
+    {"LIMIT", "limit_bytes", COLUMN_SIZE},
+    {"TAKEN OF IT", "used_bytes", COLUMN_SIZE},
+    {0},
+};
+
+static const struct column event_columns[] = {
+    {"TIME", "time", COLUMN_TEXT},       {"EVENT", "event", COLUMN_TEXT},
+    {"UID", "uid", COLUMN_NUMBER},       {"OBJECT", "object", COLUMN_TEXT},
+    {"MESSAGE", "message", COLUMN_TEXT}, {0},
 };
 
 #define IMAGE_OPTION                                                       \
@@ -178,6 +257,17 @@ const struct verb verbs[] = {
              "has repaired. Exit code 0 if all is well or was repaired, 6 if anything is damaged "
              "or lost.",
      .shape = SHAPE_CHECK},
+
+    {.noun = "store",
+     .name = "gc",
+     .summary = "deduplicate and compress what desktops wrote, and free what nothing reaches",
+     .text =
+         "Does at once, and to its end, what goes on in the background anyway: the whole log is "
+         "cleaned, content that is there already is shared, the rest is compressed into packs, "
+         "and the segments that it lay in are freed. Guests go on meanwhile. One that is "
+         "stopped keeps what it has done.",
+     .shape = SHAPE_RECORD,
+     .columns = gc_columns},
 
     {.noun = "image",
      .name = "import",
@@ -302,6 +392,70 @@ const struct verb verbs[] = {
      .text = "The <disk> element, as `virsh attach-device` takes it.",
      .shape = SHAPE_TEXT,
      .member = "xml"},
+
+    {.noun = "space",
+     .name = "show",
+     .alone = true,
+     .arguments = {{"PATH|P", "target", VALUE_TEXT, true,
+                    "a disk's path, such as desktops/d1/os or images/win10@3, or a pool; by "
+                    "default the whole store"}},
+     .options = {{"reclaimable", "reclaimable", NULL, VALUE_FLAG, NULL, false,
+                  "list what could be deleted, what frees most first"}},
+     .summary = "show what is stored, what is shared, and what would be freed",
+     .text = "Virtual is what guests see; mapped is what has content of its own, for a desktop "
+             "what it has written; unique is what nothing else has; compressed is what the unique "
+             "part takes on the host. What would be freed is counted to the block, as it is once "
+             "the log and the packs have been cleaned (`gild store gc` does that at once). With "
+             "--reclaimable each line is what its deletion alone frees; what is held stands last.",
+     .shape = SHAPE_RECORD,
+     .columns = space_columns,
+     .list_columns = reclaimable_columns},
+    {.noun = "who",
+     .name = "show",
+     .alone = true,
+     .arguments = {DISK_ARGUMENT},
+     .summary = "show what holds a disk, and what would be freed without it",
+     .shape = SHAPE_RECORD,
+     .columns = who_columns},
+
+    {.noun = "limit",
+     .name = "set",
+     .arguments = {{"PATH|P|store", "target", VALUE_TEXT, false,
+                    "a disk's path such as desktops/d1/os, a pool, or the store"},
+                   {"KEY=VALUE...", "settings", VALUE_SETTINGS, false,
+                    "what is set, none to set it free"}},
+     .summary = "set limits",
+     .text = "Of the store: size (what it may take of its file system), overcommit (none, "
+             "conservative, moderate, aggressive or unbounded: the virtual sizes of all desktops "
+             "together may be 1, 4, 7 or 15 times the store's capacity, or any number of times), "
+             "warn (percentages used, such as 80,90). Of a pool: quota (what all its desktops "
+             "together may have written), desktop_quota (what each may). Of a disk: quota. Takes "
+             "effect at once; a write that would go over a quota gets \"no space\", what is "
+             "written already can be overwritten, and a guest that was paused can be resumed once "
+             "there is room.",
+     .shape = SHAPE_LIST,
+     .columns = limit_columns},
+    {.noun = "limit",
+     .name = "show",
+     .arguments = {{"PATH|P|store", "target", VALUE_TEXT, true,
+                    "one of them; by default all that is limited"}},
+     .summary = "show limits, and what is taken of them",
+     .shape = SHAPE_LIST,
+     .columns = limit_columns},
+    {.noun = "events",
+     .name = "show",
+     .alone = true,
+     .options = {{"follow", "follow", NULL, VALUE_FLAG, NULL, false,
+                  "go on until interrupted, and print events as they come"},
+                 {"since", "since", "T", VALUE_TEXT, NULL, false,
+                  "from so long ago on (30m, 12h, 7d), or from 2026-03-14T09:26:53Z on"}},
+     .summary = "show what happened, who asked for it, and to what",
+     .text = "The newest 2,048 are kept: what was made and deleted, limits that were changed, "
+             "thresholds that were crossed, disks whose writes are refused, that have room again, "
+             "and whose writes are taken again. With -o json and --follow, one object on each "
+             "line.",
+     .shape = SHAPE_FOLLOW,
+     .columns = event_columns},
     {0},
 };
 
@@ -317,4 +471,17 @@ const struct verb *find_verb(const char *noun, const char *name) {
         if (strcmp(verb->noun, noun) == 0 && strcmp(verb->name, name) == 0)
             return verb;
     return NULL;
+}
+
+const struct verb *find_lone_verb(const char *noun) {
+    for (const struct verb *verb = verbs; verb->noun; verb++)
+        if (verb->alone && strcmp(verb->noun, noun) == 0)
+            return verb;
+    return NULL;
+}
+
+const char *verb_words(const struct verb *verb, char text[VERB_WORDS_BYTES]) {
+    snprintf(text, VERB_WORDS_BYTES, "%s%s%s", verb->noun, verb->alone ? "" : " ",
+             verb->alone ? "" : verb->name);
+    return text;
 }

@@ -13,6 +13,7 @@ enum value_type {
     VALUE_COUNT,  /* a whole number */
     VALUE_FLAG,   /* no value */
     VALUE_CHOICE,
+    VALUE_SETTINGS, /* an argument: this one and all behind it are KEY=VALUE */
 };
 
 /* A positional argument. */
@@ -48,6 +49,7 @@ enum shape {
     SHAPE_TEXT,   /* the answer's member `text`, as it is */
     SHAPE_NAMES,  /* the answer's member `text`, an array of names, one a line */
     SHAPE_FREED,  /* what a destroying verb freed */
+    SHAPE_FOLLOW, /* as a list; with --follow each record as it comes */
     SHAPE_CHECK,  /* findings, or what was repaired and lost */
 };
 
@@ -60,11 +62,14 @@ struct verb {
     struct verb_option options[OPTIONS_MAX];
     const char *summary;       /* one line, without a full stop */
     const char *text;          /* the long help; NULL: none */
+    bool alone;                /* the only one of its noun, and not typed */
     bool destroys;             /* has --dry-run, asks or needs --yes */
     const char *destroys_with; /* only with this flag among the args; NULL: always */
     enum shape shape;
     const char *member;           /* SHAPE_TEXT, SHAPE_NAMES */
     const struct column *columns; /* SHAPE_LIST, SHAPE_RECORD */
+    /* SHAPE_RECORD: of an answer that is a list all the same. NULL: it never is */
+    const struct column *list_columns;
 };
 
 struct noun {
@@ -90,5 +95,10 @@ extern const char *const exit_codes[];
 
 const struct noun *find_noun(const char *name);
 const struct verb *find_verb(const char *noun, const char *name);
+/* The noun's verb that is not typed, or NULL. */
+const struct verb *find_lone_verb(const char *noun);
+/* As they are typed: "image list", "space". */
+#define VERB_WORDS_BYTES 64u
+const char *verb_words(const struct verb *verb, char text[VERB_WORDS_BYTES]);
 
 #endif

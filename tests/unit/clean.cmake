@@ -1,0 +1,4 @@
+gild_test(clean unit ${CMAKE_CURRENT_SOURCE_DIR}/unit/test_clean.c
+          ${CMAKE_CURRENT_SOURCE_DIR}/lib/store_rig.c
+          LIBS gild_disk gild_map gild_log gild_pack gild_cache gild_catalog gild_codec gild_io gild_base
+               PkgConfig::libxxhash)
