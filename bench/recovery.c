@@ -171,7 +171,7 @@ static struct request *make_requests(struct bench *bench) {
         requests[i].bytes = aligned_alloc(4096, MIB);
         if (!requests[i].bytes)
             fail("memory", "there is none");
-        memset(requests[i].bytes, 0, MIB);
+        memset(requests[i].bytes, 7, MIB); /* zeroes would be no content */
         requests[i].next = bench->idle;
         bench->idle = &requests[i];
     }
@@ -196,6 +196,7 @@ static void open_store(struct bench *bench) {
     const struct gild_store_options options = {
         .threads = bench->plan.threads,
         .checkpoint_log_bytes = UINT64_MAX,
+        .no_cleaner = true,
     };
     struct gild_error error = {0};
     if (gild_store_open(bench->plan.directory, &options, &bench->store, &error))
